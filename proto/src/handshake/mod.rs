@@ -1,1 +1,11 @@
-//! To be written.
+//! Handshake: who is there, proven; and keys for an epoch.
+
+use serde::{Deserialize, Serialize};
+
+/// Heavy work as a value.
+#[derive(Debug)]
+pub struct Job;
+
+/// What came of a [`Job`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct JobDone;

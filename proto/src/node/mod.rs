@@ -1,1 +1,4 @@
-//! To be written.
+//! The node: composes the machines of one transport shard, holds no protocol rule of its own.
+
+mod api;
+pub use api::*;
