@@ -182,6 +182,16 @@ pub struct Mesh {
     pub key: MeshKey,
 }
 
+/// One life of a node: rises with every start and never repeats, so that nothing of a former life
+/// is mistaken for the present one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Incarnation {
+    /// Durable and rising; without a directory to keep it, the wall clock in µs.
+    pub epoch: u64,
+    /// Fresh random bits, should two lives ever share an epoch.
+    pub random: u64,
+}
+
 /// Where a node can be reached: public, printable, `nt1…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
