@@ -15,7 +15,7 @@ use crate::time::{Duration, WallClock};
 
 pub use crate::handshake::{Job, JobDone};
 pub use crate::session::{Batch as Transmit, DownReason, Violation};
-pub use crate::stream::Tally as Lost;
+
 
 /// Longest stream label, in bytes.
 pub const MAX_LABEL: usize = 256;
@@ -191,7 +191,7 @@ pub enum Event {
         /// Bytes that a port may queue at first (see [`Event::Writable`]).
         limit: u64,
     },
-    /// A stream could not be opened.
+    /// A stream could not be opened, or was gone before it could be flushed.
     StreamRefused {
         /// The caller's number.
         id: u64,
@@ -277,6 +277,21 @@ pub enum Event {
     Drained,
 }
 
+/// Messages accepted from the application that the peer may not have got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// How many messages.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl From<stream::Tally> for Lost {
+    fn from(tally: stream::Tally) -> Self {
+        Self { messages: tally.messages, bytes: tally.bytes }
+    }
+}
+
 /// Why a dial failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[non_exhaustive]
@@ -338,10 +353,10 @@ impl From<stream::OpenError> for StreamError {
 }
 
 /// A stream's event as the node tells it.
-pub(super) fn stream_event(peer: Peer, event: stream::Event) -> Event {
+pub(super) fn stream_event(peer: Peer, event: stream::Event, streams: &stream::Streams) -> Event {
     match event {
-        stream::Event::Opened { id, label, mode, limit } => {
-            Event::StreamOpened { peer, stream: id, label, mode, limit }
+        stream::Event::Opened { id, label, mode } => {
+            Event::StreamOpened { peer, stream: id, label, mode, limit: streams.write_limit(id) }
         }
         stream::Event::Readable(stream) => Event::Readable { peer, stream },
         stream::Event::Writable { id, limit } => Event::Writable { peer, stream: id, limit },
@@ -349,6 +364,6 @@ pub(super) fn stream_event(peer: Peer, event: stream::Event) -> Event {
         stream::Event::Finished(stream) => Event::Finished { peer, stream },
         stream::Event::ResetByPeer { id, code } => Event::ResetByPeer { peer, stream: id, code },
         stream::Event::StoppedByPeer { id, code } => Event::StoppedByPeer { peer, stream: id, code },
-        stream::Event::Closed { id, lost } => Event::StreamClosed { peer, stream: id, lost },
+        stream::Event::Closed { id, lost } => Event::StreamClosed { peer, stream: id, lost: lost.into() },
     }
 }

@@ -429,9 +429,9 @@ impl Node {
         while let Some(index) = session.pop_retired_index() {
             self.indices.release(index);
         }
-        let lost = session.streams.close_all(&mut self.pool);
+        let lost = super::Lost::from(session.streams.close_all(&mut self.pool));
         while let Some(event) = session.streams.poll_event() {
-            self.events.push_back(super::api::stream_event(peer, event));
+            self.events.push_back(super::api::stream_event(peer, event, &session.streams));
         }
         let entity = session.entity;
         self.lives.ended(entity, session.incarnation, session.life);

@@ -209,28 +209,30 @@ impl Node {
                 }
             }
             Command::Send { peer, stream, chunk } => {
-                let spare = match self.session_mut(peer) {
-                    Some(session) => session.streams.send(stream, chunk).err(),
-                    None => Some(chunk),
-                };
-                match spare {
+                match self.session_mut(peer).map(|session| session.streams.send(stream, chunk)) {
+                    Some(Ok(())) => self.touched(now, peer.slot()),
                     // The port learns of its loss from the event that ended its stream.
-                    Some(_) => self.stats.sends_to_nobody += 1,
-                    None => self.touched(now, peer.slot()),
+                    Some(Err(_)) | None => self.stats.sends_to_nobody += 1,
                 }
             }
             Command::Flush { id, peer, stream } => {
-                self.with(now, peer, |s, _, _| s.streams.flush(stream, id));
+                let known = self.session_mut(peer).is_some_and(|s| s.streams.flush(stream, id));
+                if known {
+                    self.touched(now, peer.slot());
+                } else {
+                    self.events.push_back(Event::StreamRefused { id, error: StreamError::Gone });
+                }
             }
-            Command::Finish { peer, stream } => {
-                self.with(now, peer, |s, _, _| s.streams.finish(stream));
-            }
-            Command::Reset { peer, stream, code } => {
-                self.with(now, peer, |s, _, _| s.streams.reset(stream, code));
-            }
-            Command::Stop { peer, stream, code } => {
-                self.with(now, peer, |s, _, _| s.streams.stop(stream, code));
-            }
+            // What a gone stream is told changes nothing.
+            Command::Finish { peer, stream } => self.with(now, peer, |s, _, _| {
+                let _ = s.streams.finish(stream);
+            }),
+            Command::Reset { peer, stream, code } => self.with(now, peer, |s, _, _| {
+                let _ = s.streams.reset(stream, code);
+            }),
+            Command::Stop { peer, stream, code } => self.with(now, peer, |s, _, _| {
+                let _ = s.streams.stop(stream, code);
+            }),
             Command::Consumed { peer, stream, charge } => {
                 self.with(now, peer, |s, pool, now| s.consumed(now, stream, charge, pool));
             }
@@ -247,7 +249,9 @@ impl Node {
                     self.stats.refused_meshes += 1;
                 }
             }
-            Command::RemoveMesh(id) => self.handshakes.remove_mesh(&id),
+            Command::RemoveMesh(id) => {
+                let _ = self.handshakes.remove_mesh(&id);
+            }
             Command::Shutdown => self.shutdown(now),
         }
     }
@@ -303,36 +307,43 @@ impl Node {
 
     /// Takes a session's events and puts it on the ready list. Called after everything that changes one.
     fn touched(&mut self, now: Instant, slot: u32) {
-        let mut gone = None;
-        {
-            let entry = &mut self.slots[slot as usize];
-            let peer = Peer::new(slot, entry.generation);
-            let Some(session) = entry.session.as_deref_mut() else { return };
-            while let Some(event) = session.poll_event() {
-                match event {
-                    session::Event::Stream(event) => self.events.push_back(api::stream_event(peer, event)),
-                    session::Event::Path(path) => self.events.push_back(Event::PathChanged { peer, path }),
-                    session::Event::Gone(reason) => {
-                        gone = Some(reason);
-                        break;
-                    }
-                }
-            }
-            while let Some(index) = session.pop_retired_index() {
-                self.indices.release(index);
-            }
-            while let Some(chunk) = session.streams.spent() {
-                self.spent.push(chunk);
-            }
-            if !entry.ready {
-                entry.ready = true;
-                self.ready.push_back(slot);
-            }
+        let gone = self.take_events(slot);
+        let entry = &mut self.slots[slot as usize];
+        if entry.session.is_some() && !entry.ready {
+            entry.ready = true;
+            self.ready.push_back(slot);
         }
         match gone {
             Some(reason) => self.end(slot, reason),
             None => self.dial_if_wanted(now, slot),
         }
+    }
+
+    /// Passes on what a session has to tell. `Some`: it is over.
+    fn take_events(&mut self, slot: u32) -> Option<DownReason> {
+        let entry = &mut self.slots[slot as usize];
+        let peer = Peer::new(slot, entry.generation);
+        let session = entry.session.as_deref_mut()?;
+        let mut gone = None;
+        while let Some(event) = session.poll_event() {
+            match event {
+                session::Event::Stream(event) => {
+                    self.events.push_back(api::stream_event(peer, event, &session.streams));
+                }
+                session::Event::Path(path) => self.events.push_back(Event::PathChanged { peer, path }),
+                session::Event::Gone(reason) => {
+                    gone = Some(reason);
+                    break;
+                }
+            }
+        }
+        while let Some(index) = session.pop_retired_index() {
+            self.indices.release(index);
+        }
+        while let Some(chunk) = session.streams.spent() {
+            self.spent.push(chunk);
+        }
+        gone
     }
 
     /// Writes the next datagrams into `buf`: one, or several of one size for one destination.
@@ -365,8 +376,8 @@ impl Node {
             entry.ready = false;
             self.timers.set(slot, session.poll_timeout(now));
             // What was sent last may have completed a flush or closed a stream.
-            if session.has_events() {
-                self.touched(now, slot);
+            if let Some(reason) = self.take_events(slot) {
+                self.end(slot, reason);
             }
         }
         None
@@ -437,7 +448,7 @@ impl Node {
     /// Bytes that this node may come to hold for its present peers, in the worst case.
     pub fn ceiling(&self) -> u64 {
         let sessions: u64 = self.slots.iter().filter_map(|s| s.session.as_deref()).map(Session::ceiling).sum();
-        sessions + self.pool.size() + self.handshakes.ceiling() + Indices::ceiling()
+        sessions + self.config.window_pool + self.handshakes.ceiling() + Indices::ceiling()
     }
 
     /// Checks what must hold after every step. For tests and simulations.
@@ -449,7 +460,6 @@ impl Node {
             }
         }
         assert!(self.by_entity.len() <= self.config.max_peers, "more peers than allowed");
-        self.pool.invariants();
     }
 
     /// Bytes leased from the window pool; zero when nobody is connected.

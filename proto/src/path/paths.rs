@@ -102,6 +102,11 @@ impl Paths {
         self.first.id
     }
 
+    /// Where data goes.
+    pub fn active_path(&self) -> Path {
+        self.first.path
+    }
+
     /// The state of a path; `None` if it is gone.
     pub fn get(&self, id: PathId) -> Option<&PathState> {
         (id == self.first.id).then_some(&self.first)

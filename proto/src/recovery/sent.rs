@@ -184,6 +184,15 @@ impl<T> Recovery<T> {
     /// The path `id` is no more: everything on it is lost. Does not touch any [`PathRecovery`].
     pub fn path_gone(&mut self, _id: u32, _sink: &mut dyn FnMut(Fate, Sent<T>)) {}
 
+    /// Packets of path `from` count as of path `to`: only its port changed.
+    pub fn rename_path(&mut self, from: u32, to: u32) {
+        for sent in self.entries.iter_mut().filter_map(|e| e.sent.as_mut()) {
+            if sent.path == from {
+                sent.path = to;
+            }
+        }
+    }
+
     /// Everything is lost: the association starts afresh. Numbers go on.
     pub fn drain_all(&mut self, _paths: &mut [PathRecovery], _sink: &mut dyn FnMut(Fate, Sent<T>)) {}
 

@@ -234,7 +234,3 @@ impl Epochs {
         self.list.last().map_or(Cipher::ChaCha20Poly1305, |e| e.cipher)
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.list.len()
-    }
-}

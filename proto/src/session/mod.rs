@@ -24,7 +24,7 @@ use crate::bounded::ReplayWindow;
 use crate::entropy::Entropy;
 use crate::identity::{EntityId, Incarnation};
 use crate::path::{self, Path, PathEvent, PathId, Paths};
-use crate::recovery::{AckTracker, Algorithm, PathRecovery, Recovery};
+use crate::recovery::{AckTracker, Algorithm, PathRecovery, Recovery, Timeout};
 use crate::stream::{self, Limits, Pool, SentFrame, StreamId, Streams};
 use crate::time::{Duration, Instant, Reason, earlier};
 
@@ -192,8 +192,8 @@ enum Record {
     Stream(SentFrame),
     /// An acknowledgement up to this packet number.
     Ack(u64),
-    /// MIGRATE.
-    Migrate,
+    /// MIGRATE, with its number.
+    Migrate(u64),
     /// The size of a size probe.
     SizeProbe(u16),
 }
@@ -233,12 +233,8 @@ pub struct Session {
     on_path: heapless::Vec<PathRecovery, 4>,
     /// When the pacer allows the next packet, if it held one back.
     paced_until: Option<Instant>,
-    /// Packets that a probe timeout still allows beyond the window.
-    probes: u8,
     /// A PING is to be sent.
     ping: bool,
-    /// MIGRATE is to be sent on the active path.
-    migrate: bool,
     /// CLOSE is to be sent.
     close_due: bool,
     last_heard: Instant,
@@ -251,6 +247,7 @@ pub struct Session {
     began: Instant,
     counts: Counts,
     announced_gone: bool,
+    path_changed: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -260,6 +257,8 @@ struct Counts {
     packets_received: u64,
     bytes_received: u64,
     packets_lost: u64,
+    spurious_losses: u64,
+    ecn_marks: u64,
     probes: u64,
     epochs: u64,
 }
@@ -287,9 +286,7 @@ impl Session {
             on_path,
             config,
             paced_until: None,
-            probes: 0,
             ping: false,
-            migrate: false,
             close_due: false,
             last_heard: now,
             in_use_since: None,
@@ -299,11 +296,12 @@ impl Session {
             began: now,
             counts: Counts::default(),
             announced_gone: false,
+            path_changed: false,
         }
     }
 
     fn fresh_path(now: Instant, config: &Config, id: PathId, size: u16) -> PathRecovery {
-        PathRecovery::new(id.0, now, size, (config.controller)(size))
+        PathRecovery::new(id.0, now, size, config.congestion)
     }
 
     /// Adds the keys of a completed handshake.
@@ -339,7 +337,7 @@ impl Session {
 
     /// The path in use.
     pub fn path(&self) -> Path {
-        self.paths.path(self.paths.active()).unwrap_or_else(|| self.paths.last_path())
+        self.paths.active_path()
     }
 
     /// The data cipher in use.
@@ -404,7 +402,7 @@ impl Session {
 
     /// A stream is open or something is unacknowledged. Otherwise the association is dormant.
     fn in_use(&self) -> bool {
-        self.streams.open_count() > 0 || self.recovery.has_ack_eliciting() || self.streams.has_output()
+        self.streams.open_count() > 0 || self.on_path.iter().any(|p| p.eliciting_in_flight() > 0) || self.streams.has_output()
     }
 
     fn heard(&mut self, now: Instant) {
@@ -424,7 +422,7 @@ impl Session {
     }
 
     fn pto(&self) -> Duration {
-        self.on_active().map_or(crate::congestion::INITIAL_RTT * 3, |p| p.rtt.pto())
+        self.on_active().map_or(crate::congestion::INITIAL_RTT * 3, PathRecovery::pto)
     }
 
     fn dead_after(&self) -> Duration {
@@ -484,15 +482,29 @@ impl Session {
 
     /// Losses and probes by time.
     fn recover(&mut self, now: Instant) {
-        let Self { recovery, on_path, streams, paths, migrate, counts, .. } = self;
-        let mut settle = Settle { now, streams, paths, migrate, acks: None, lost: 0 };
-        let outcome = recovery.handle_timeout(now, on_path, &mut |fate, sent| settle.packet(fate, sent));
-        counts.packets_lost += settle.lost;
-        if let crate::recovery::Timeout::Probe { count, .. } = outcome {
-            self.probes = self.probes.max(count);
-            self.counts.probes += 1;
+        let Self { recovery, on_path, streams, paths, counts, .. } = self;
+        let mut settle = Settle { now, streams, paths, acks: None };
+        // Losses first, then perhaps a probe; each path at most once.
+        for _ in 0..=on_path.len() {
+            match recovery.handle_timeout(now, on_path, &mut |fate, sent| settle.packet(fate, sent)) {
+                Timeout::Nothing => break,
+                Timeout::Lost => {}
+                Timeout::Probe { path, .. } => {
+                    counts.probes += 1;
+                    if let Some(p) = on_path.iter_mut().find(|p| p.id == path) {
+                        p.probes = 2;
+                    }
+                }
+            }
         }
         self.drain_paths(now);
+    }
+
+    fn forget_path(&mut self, now: Instant, id: PathId) {
+        let Self { recovery, streams, paths, .. } = self;
+        let mut settle = Settle { now, streams, paths, acks: None };
+        recovery.path_gone(id.0, &mut |fate, sent| settle.packet(fate, sent));
+        self.on_path.retain(|p| p.id != id.0);
     }
 
     /// Follows what the paths machine decided.
@@ -500,7 +512,6 @@ impl Session {
         while let Some(event) = self.paths.poll_event() {
             match event {
                 PathEvent::Switched { from, to, keep } => {
-                    let old = self.on_path.iter().position(|p| p.id == from.0);
                     if keep {
                         // Only the port changed: what was learned stays true.
                         self.on_path.retain(|p| p.id != to.0);
@@ -508,18 +519,14 @@ impl Session {
                             p.id = to.0;
                             self.recovery.rename_path(from.0, to.0);
                         }
-                    } else if old.is_some() {
-                        self.recovery.path_gone(from.0, &mut self.on_path);
                     }
-                    self.on_path.retain(|p| p.id != from.0);
                     self.ensure_path(now, to);
                     self.paced_until = None;
+                    self.path_changed = true;
                 }
                 PathEvent::Validated(id) => self.ensure_path(now, id),
-                PathEvent::Abandoned(id) => {
-                    self.recovery.path_gone(id.0, &mut self.on_path);
-                    self.on_path.retain(|p| p.id != id.0);
-                }
+                PathEvent::Abandoned(id) => self.forget_path(now, id),
+                PathEvent::Silent(_) => self.ping = true,
                 PathEvent::Size(id, size) => {
                     if let Some(p) = self.on_path.iter_mut().find(|p| p.id == id.0) {
                         p.set_mtu(size);
@@ -534,12 +541,12 @@ impl Session {
         if self.on_path.iter().any(|p| p.id == id.0) {
             return;
         }
-        let size = self.paths.size(id);
+        let Some(size) = self.paths.get(id).map(|p| p.size) else { return };
         let fresh = Self::fresh_path(now, &self.config, id, size);
         if let Err(fresh) = self.on_path.push(fresh) {
             // Three paths at most; a fourth entry is a leftover of one that is gone.
             let paths = &self.paths;
-            self.on_path.retain(|p| paths.path(PathId(p.id)).is_some());
+            self.on_path.retain(|p| paths.get(PathId(p.id)).is_some());
             let _ = self.on_path.push(fresh);
         }
     }
@@ -559,7 +566,7 @@ impl Session {
             _ => {}
         }
         let mut at = self.recovery.poll_timeout(&self.on_path);
-        at = earlier(at, self.acks.poll_timeout());
+        at = earlier(at, self.acks.poll_timeout(now));
         at = earlier(at, self.paths.poll_timeout());
         at = earlier(at, self.paced_until.map(|t| (t, Reason::Pacing)));
         at = earlier(at, self.epochs.retire_at().map(|t| (t, Reason::Expiry)));
@@ -587,8 +594,8 @@ impl Session {
         if let State::Gone(reason) = self.state {
             return (!core::mem::replace(&mut self.announced_gone, true)).then_some(Event::Gone(reason));
         }
-        if let Some(path) = self.paths.poll_changed() {
-            return Some(Event::Path(path));
+        if core::mem::take(&mut self.path_changed) {
+            return Some(Event::Path(self.path()));
         }
         self.streams.poll_event().map(Event::Stream)
     }
@@ -604,15 +611,15 @@ impl Session {
             rtt_min: on.map_or(Duration::ZERO, |p| p.rtt.min()),
             window: on.map_or(0, |p| p.window()),
             in_flight: on.map_or(0, |p| p.in_flight()),
-            datagram_size: self.paths.size(self.paths.active()),
+            datagram_size: self.paths.get(self.paths.active()).map_or(0, |p| p.size),
             packets_sent: self.counts.packets_sent,
             bytes_sent: self.counts.bytes_sent,
             packets_received: self.counts.packets_received,
             bytes_received: self.counts.bytes_received,
             packets_lost: self.counts.packets_lost,
-            spurious_losses: self.recovery.spurious(),
+            spurious_losses: self.counts.spurious_losses,
             probes: self.counts.probes,
-            ecn_marks: on.map_or(0, |p| p.ecn_marks()),
+            ecn_marks: self.counts.ecn_marks,
             epochs: self.counts.epochs,
             streams: self.streams.open_count(),
         }
@@ -627,7 +634,6 @@ impl Session {
     #[doc(hidden)]
     pub fn invariants(&self) {
         self.streams.invariants();
-        self.recovery.invariants(&self.on_path);
     }
 }
 
@@ -636,7 +642,5 @@ struct Settle<'a> {
     now: Instant,
     streams: &'a mut Streams,
     paths: &'a mut Paths,
-    migrate: &'a mut bool,
     acks: Option<&'a mut AckTracker>,
-    lost: u64,
 }

@@ -2,14 +2,13 @@
 
 use super::frame::{self, Close, Extension};
 use super::{DownReason, Noise, Record, Records, Session, Settle, State, Violation};
-use crate::bounded::ReplayWindow;
 use crate::codec::{Reader, Wire};
 use crate::path::{Ecn, Path, PathId};
 use crate::recovery::{AckView, Fate, Sent};
 use crate::session::aead::TAG;
 use crate::session::epoch::HEADER;
 use crate::stream::{FrameError, Pool};
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 
 /// What stands around a data packet.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +27,6 @@ pub struct Arrived {
 #[derive(Default)]
 struct Verdict {
     ack_eliciting: bool,
-    /// Only path frames, padding and acknowledgements: says nothing about where data should go.
     closed: Option<Close>,
 }
 
@@ -73,7 +71,8 @@ impl Session {
         self.drain_paths(now);
         match outcome {
             Ok(()) => {
-                self.acks.insert(arrived.counter, now, verdict.ack_eliciting, arrived.ecn);
+                // Too old to be acknowledged: the peer sends its content again, which then is known.
+                let _ = self.acks.insert(arrived.counter, now, verdict.ack_eliciting, arrived.ecn);
                 if let Some(close) = verdict.closed {
                     self.closed_by_peer(now, close);
                 }
@@ -127,7 +126,10 @@ impl Session {
                     let pto = self.pto();
                     self.paths.on_response(now, path, data, pto);
                 }
-                frame::MIGRATE => self.paths.on_migrate(now, path),
+                frame::MIGRATE => {
+                    let number = r.varint("migration number").map_err(malformed)?;
+                    self.paths.on_migrate(now, path, number);
+                }
                 _ => match self.streams.handle_frame(now, kind, &mut r, pool) {
                     Ok(()) => {}
                     Err(FrameError::Drop) => return Err(Stop::Unfitting),
@@ -140,15 +142,14 @@ impl Session {
     }
 
     fn on_ack(&mut self, now: Instant, ack: &AckView<'_>) -> Result<(), Stop> {
-        let Self { recovery, on_path, streams, paths, migrate, counts, acks, .. } = self;
-        let mut settle = Settle { now, streams, paths, migrate, acks: Some(acks), lost: 0 };
+        let Self { recovery, on_path, streams, paths, counts, acks, .. } = self;
+        let mut settle = Settle { now, streams, paths, acks: Some(acks) };
         let summary = recovery
             .on_ack(now, ack, on_path, &mut |fate, sent| settle.packet(fate, sent))
             .map_err(|_| Stop::Violation(Violation::Acknowledgement))?;
-        counts.packets_lost += settle.lost;
-        if summary.newly_acked > 0 {
-            self.probes = 0;
-        }
+        counts.packets_lost += summary.lost;
+        counts.spurious_losses += summary.spurious;
+        counts.ecn_marks += summary.ce;
         Ok(())
     }
 
@@ -188,11 +189,8 @@ impl Settle<'_> {
         match (fate, size_probe) {
             (Fate::Acked, Some(size)) => self.paths.on_probe_acked(self.now, path, size),
             (Fate::Acked, None) => self.paths.on_acked(path, sent.bytes),
-            (Fate::Lost { .. }, Some(size)) => self.paths.on_probe_lost(self.now, path, size),
-            (Fate::Lost { .. }, None) => {
-                self.lost += 1;
-                self.paths.on_lost(self.now, path, sent.bytes);
-            }
+            (Fate::Lost(_), Some(size)) => self.paths.on_probe_lost(self.now, path, size),
+            (Fate::Lost(_), None) => self.paths.on_lost(self.now, path, sent.bytes),
         }
         let acked = matches!(fate, Fate::Acked);
         for record in &sent.record {
@@ -204,15 +202,9 @@ impl Settle<'_> {
                         acks.on_ack_of_ack(*largest);
                     }
                 }
-                Record::Migrate if !acked => *self.migrate = true,
-                Record::Ack(_) | Record::Migrate | Record::SizeProbe(_) => {}
+                Record::Migrate(number) if !acked => self.paths.on_migrate_lost(self.now, *number),
+                Record::Ack(_) | Record::Migrate(_) | Record::SizeProbe(_) => {}
             }
         }
     }
 }
-
-/// How far a late packet may be behind; what is older is refused as a replay.
-pub const REPLAY_WINDOW: u64 = ReplayWindow::SIZE;
-
-/// Longest silence that a peer may ask for between acknowledgements.
-pub const MAX_ACK_DELAY: Duration = crate::congestion::MAX_ACK_DELAY;

@@ -6,7 +6,7 @@ use super::frame::{self, Close};
 use super::{DownReason, Record, Records, Session, State};
 use crate::codec::{Wire, Writer};
 use crate::path::{Ecn, Path, PathFrame, PathId};
-use crate::recovery::{Blocked, Sent};
+use crate::recovery::{Blocked, PathRecovery, Sent};
 use crate::time::Instant;
 
 /// Most datagrams in one batch; what kernels take in one GSO call.
@@ -42,7 +42,7 @@ impl Session {
             State::Closing { reason, until, .. } => return self.transmit_close(now, reason, until, buf),
             State::Up | State::Dead(_) => {}
         }
-        if !self.epochs.may_send(now) || self.recovery.next_number() >= LAST_COUNTER {
+        if !self.epochs.may_send(now) || self.recovery.peek_number() >= LAST_COUNTER {
             return None;
         }
         if let Some(batch) = self.transmit_path_frame(now, buf) {
@@ -75,11 +75,11 @@ impl Session {
         w.u8(frame::CLOSE).ok()?;
         Close { code, violation }.encode(&mut w).ok()?;
         let filled = Filled { frames: w.used(), ack_eliciting: false, records: Records::new() };
-        let len = self.seal(now, path, buf, filled, None)?;
+        let len = self.seal(now, path, buf, filled, None, Ecn::NotEct)?;
         if until <= now {
             self.state = State::Gone(reason);
         }
-        Some(Batch { path: self.paths.path(path)?, ecn: Ecn::NotEct, len, segment: None })
+        Some(Batch { path: self.paths.get(path)?.path, ecn: Ecn::NotEct, len, segment: None })
     }
 
     /// A challenge or response, on its own path, padded to the base size where the budget allows.
@@ -96,13 +96,14 @@ impl Session {
                 w.u8(frame::PATH_RESPONSE).ok()?;
                 w.put(&data).ok()?;
             }
-            PathFrame::Migrate => {
+            PathFrame::Migrate(number) => {
                 w.u8(frame::MIGRATE).ok()?;
-                let _ = records.push(Record::Migrate);
+                w.varint(number).ok()?;
+                let _ = records.push(Record::Migrate(number));
             }
         }
-        let base = usize::from(self.config.paths.base_size).min(buf.len());
         let mut frames = w.used();
+        let base = usize::from(self.config.paths.base_size).min(buf.len());
         if self.paths.may_send(path, base) {
             buf.get_mut(HEADER + frames..base - TAG)?.fill(frame::PADDING);
             frames = base - OVERHEAD;
@@ -111,8 +112,8 @@ impl Session {
         }
         self.ensure_path(now, path);
         let filled = Filled { frames, ack_eliciting: true, records };
-        let len = self.seal(now, path, buf, filled, None)?;
-        Some(Batch { path: self.paths.path(path)?, ecn: Ecn::NotEct, len, segment: None })
+        let len = self.seal(now, path, buf, filled, None, Ecn::NotEct)?;
+        Some(Batch { path: self.paths.get(path)?.path, ecn: Ecn::NotEct, len, segment: None })
     }
 
     /// A PING padded to a size that is to be tried. Its loss says nothing about congestion.
@@ -135,13 +136,15 @@ impl Session {
         let mut records = Records::new();
         let _ = records.push(Record::SizeProbe(size));
         let filled = Filled { frames: len - OVERHEAD, ack_eliciting: true, records };
-        let len = self.seal(now, path, buf, filled, Some(size))?;
-        Some(Batch { path: self.paths.path(path)?, ecn: self.paths.ecn(path), len, segment: None })
+        let len = self.seal(now, path, buf, filled, Some(size), Ecn::NotEct)?;
+        Some(Batch { path: self.paths.get(path)?.path, ecn: Ecn::NotEct, len, segment: None })
     }
 
     fn transmit_data(&mut self, now: Instant, buf: &mut [u8]) -> Option<Batch> {
         let path = self.paths.active();
-        let size = usize::from(self.paths.size(path));
+        let size = usize::from(self.paths.get(path)?.size);
+        let mark = self.config.paths.ecn && self.on_active().is_some_and(PathRecovery::mark_ect0);
+        let ecn = if mark { Ecn::Ect0 } else { Ecn::NotEct };
         let mut total = 0;
         let mut count = 0;
         while count < MAX_BATCH && buf.len() - total >= size {
@@ -158,7 +161,7 @@ impl Session {
             if filled.frames + OVERHEAD == size {
                 last = false;
             }
-            let Some(len) = self.seal(now, path, &mut buf[total..total + size], filled, None) else { break };
+            let Some(len) = self.seal(now, path, &mut buf[total..total + size], filled, None, ecn) else { break };
             total += len;
             count += 1;
             if last {
@@ -169,16 +172,13 @@ impl Session {
         if total == 0 {
             return None;
         }
-        Some(Batch { path: self.paths.path(path)?, ecn: self.paths.ecn(path), len: total, segment })
+        Some(Batch { path: self.paths.get(path)?.path, ecn, len: total, segment })
     }
 
     /// Whether a packet that counts as in flight may leave.
     fn allowance(&mut self, now: Instant, path: PathId, size: usize) -> bool {
-        if !self.paths.may_send(path, size) {
+        if !self.paths.may_send(path, size) || self.recovery.is_full() {
             return false;
-        }
-        if self.probes > 0 {
-            return true;
         }
         let Some(on) = self.on_path.iter_mut().find(|p| p.id == path.0) else { return false };
         match on.may_send(now, size as u64) {
@@ -196,7 +196,9 @@ impl Session {
         let end = packet.len() - TAG;
         let mut w = Writer::new(&mut packet[HEADER..end]);
         let mut records = Records::new();
-        let wants = self.ping || self.migrate || self.probes > 0 || self.streams.has_output();
+        let probing = self.on_active().is_some_and(|p| p.probes > 0);
+        let ping = self.ping || probing || self.recovery.wants_ping();
+        let wants = ping || self.streams.has_output();
         let eliciting = allowed && wants;
         if !eliciting && !self.acks.ack_due(now) {
             return None;
@@ -206,19 +208,14 @@ impl Session {
         }
         let before = w.used();
         if eliciting {
-            if core::mem::take(&mut self.migrate) {
-                w.u8(frame::MIGRATE).ok()?;
-                let _ = records.push(Record::Migrate);
-            }
             self.streams.write(&mut w, &mut |sent| {
                 // One place is kept free: the streams ask only after they wrote.
                 records.push(Record::Stream(sent)).is_ok() && records.len() < records.capacity()
             });
-            if w.used() == before && (self.ping || self.probes > 0) {
+            if w.used() == before && ping {
                 w.u8(frame::PING).ok()?;
             }
             self.ping = false;
-            self.probes = self.probes.saturating_sub(1);
         }
         let frames = w.used();
         (frames > 0).then_some(Filled { frames, ack_eliciting: frames > before, records })
@@ -232,6 +229,7 @@ impl Session {
         buf: &mut [u8],
         filled: Filled,
         size_probe: Option<u16>,
+        ecn: Ecn,
     ) -> Option<usize> {
         let len = filled.frames + OVERHEAD;
         let number = self.recovery.next_number();
@@ -245,6 +243,7 @@ impl Session {
             bytes: len as u16,
             ack_eliciting: filled.ack_eliciting,
             in_flight: filled.ack_eliciting,
+            ect0: ecn == Ecn::Ect0,
             probe_size: size_probe.is_some(),
             record: filled.records,
         };
