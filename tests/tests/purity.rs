@@ -131,7 +131,10 @@ fn sources_have_no_impure_word() {
 fn is_float(literal: &str) -> bool {
     literal.starts_with(|c: char| c.is_ascii_digit())
         && !literal.starts_with("0x")
-        && (literal.contains('.') || literal.contains(['e', 'E']) && !literal.contains("size"))
+        && (literal.ends_with("f32")
+            || literal.ends_with("f64")
+            || literal.contains('.')
+            || literal.contains(['e', 'E']) && !literal.contains("size"))
 }
 
 #[test]
