@@ -1,8 +1,14 @@
 //! Handshake: who is there, proven; and keys for an epoch.
 
 mod api;
+mod confirmed;
+mod cookie;
+mod dial;
 mod job;
+mod keys;
 mod machine;
+mod noise;
+mod respond;
 mod wire;
 
 pub use api::{
@@ -11,3 +17,4 @@ pub use api::{
 };
 pub use job::{Job, JobDone};
 pub use machine::Handshakes;
+pub use wire::{Hello, Outcome, Welcome};
