@@ -245,7 +245,7 @@ impl Node {
                 }
             }
             Command::AddMesh(mesh) => {
-                if self.handshakes.add_mesh(mesh).is_err() {
+                if self.handshakes.add_mesh(&mesh).is_err() {
                     self.stats.refused_meshes += 1;
                 }
             }

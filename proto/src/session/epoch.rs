@@ -234,3 +234,4 @@ impl Epochs {
         self.list.last().map_or(Cipher::ChaCha20Poly1305, |e| e.cipher)
     }
 
+}
