@@ -185,7 +185,7 @@ impl Controller for Cubic {
             self.fresh = 0;
             self.credit = 0;
             self.idle_from = None;
-            self.prr = Some(Prr::new(self.ssthresh, event.prior_in_flight));
+            self.prr = Some(Prr::new(self.ssthresh, event.prior_in_flight, event.acked_bytes));
         }
         if event.signal == Signal::Persistent {
             self.window = floor;

@@ -81,14 +81,15 @@ fn run(link: &Link, flows: &[(Algorithm, u64)], from: u64, end: u64) -> Vec<u64>
                 if at >= from {
                     f.delivered += SIZE;
                 }
-                send_ack(f, i, now, &mut events, &mut order, &mut ack_wake[i]);
+                let jitter = dice.roll() % 1_000_000;
+                send_ack(f, i, now, jitter, &mut events, &mut order, &mut ack_wake[i]);
                 continue;
             }
             What::AckTimer(i) => {
                 if ack_wake[i] == Some(at) {
                     ack_wake[i] = None;
                 }
-                send_ack(&mut flows[i], i, now, &mut events, &mut order, &mut ack_wake[i]);
+                send_ack(&mut flows[i], i, now, 0, &mut events, &mut order, &mut ack_wake[i]);
                 continue;
             }
             What::Ack(i, bytes) => {
@@ -157,6 +158,8 @@ fn send_ack(
     f: &mut Flow,
     i: usize,
     now: Instant,
+    // Up to 1 ms on the way back, so that two flows do not lock in phase at the full queue.
+    jitter: u64,
     events: &mut BTreeMap<(u64, u64), What>,
     order: &mut u64,
     wake: &mut Option<u64>,
@@ -168,7 +171,7 @@ fn send_ack(
             // Nobody acknowledges in this direction: prune as if an older frame had arrived.
             f.tracker.on_ack_of_ack(largest.saturating_sub(4_000));
             *order += 1;
-            events.insert((now.as_nanos() + ONE_WAY, *order), What::Ack(i, w.written().to_vec()));
+            events.insert((now.as_nanos() + ONE_WAY + jitter, *order), What::Ack(i, w.written().to_vec()));
         }
     }
     if let Some((t, _)) = f.tracker.poll_timeout(now) {

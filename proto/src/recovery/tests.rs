@@ -141,7 +141,7 @@ fn one_reduction_for_all_losses_of_one_flight() {
     }
     rig.ack(40, &[(3, 3)]);
     let ssthresh = rig.paths[0].controller().ssthresh();
-    assert_eq!(ssthresh, 12_000 * 7 / 10);
+    assert_eq!(ssthresh, 13_200 * 7 / 10);
     rig.ack(41, &[(8, 8), (3, 3)]);
     assert_eq!(rig.paths[0].controller().ssthresh(), ssthresh);
 }
