@@ -174,12 +174,12 @@ fn send_ack(
             events.insert((now.as_nanos() + ONE_WAY + jitter, *order), What::Ack(i, w.written().to_vec()));
         }
     }
-    if let Some((t, _)) = f.tracker.poll_timeout(now) {
-        if wake.is_none_or(|w| t.as_nanos() < w) {
-            *wake = Some(t.as_nanos());
-            *order += 1;
-            events.insert((t.as_nanos(), *order), What::AckTimer(i));
-        }
+    if let Some((t, _)) = f.tracker.poll_timeout(now)
+        && wake.is_none_or(|w| t.as_nanos() < w)
+    {
+        *wake = Some(t.as_nanos());
+        *order += 1;
+        events.insert((t.as_nanos(), *order), What::AckTimer(i));
     }
 }
 

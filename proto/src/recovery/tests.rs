@@ -247,7 +247,7 @@ proptest! {
             match op {
                 0..=3 => for _ in 0..=len {
                     let n = rig.r.next_number();
-                    let eliciting = (n + a) % 5 != 0;
+                    let eliciting = !(n + a).is_multiple_of(5);
                     let p = p as usize;
                     let given = rig.r.on_sent(packet(n, ms(now), eliciting), &mut rig.paths[p]);
                     prop_assert!(given.is_none());
