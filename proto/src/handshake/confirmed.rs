@@ -1,7 +1,7 @@
 //! The last confirmed handshake of each entity: what makes a replayed first message worthless.
 
-use alloc::collections::BTreeMap;
 use crate::identity::EntityId;
+use alloc::collections::BTreeMap;
 
 /// Remembers (boot epoch, handshake number) per entity. Full: the entity confirmed longest ago is
 /// forgotten. A replay of a forgotten one costs a half-open handshake for five seconds, no more:
@@ -30,10 +30,10 @@ impl Confirmed {
         if let Some((e, n, stamp)) = self.last.remove(&entity) {
             self.order.remove(&stamp);
             top = top.max((e, n));
-        } else if self.last.len() >= self.limit {
-            if let Some((_, oldest)) = self.order.pop_first() {
-                self.last.remove(&oldest);
-            }
+        } else if self.last.len() >= self.limit
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.last.remove(&oldest);
         }
         self.stamp += 1;
         self.last.insert(entity, (top.0, top.1, self.stamp));

@@ -12,9 +12,7 @@ use super::dial::Dial;
 use super::job::{Job, JobDone, Work};
 use super::keys::{MAC, MeshKeys};
 use super::respond::HalfOpen;
-use super::wire::{
-    CEILING, COOKIE_LEN, COOKIE_REPLY, FLOOR, MESSAGE1, MESSAGE2, VERSIONS_REPLY,
-};
+use super::wire::{CEILING, COOKIE_LEN, COOKIE_REPLY, FLOOR, MESSAGE1, MESSAGE2, VERSIONS_REPLY};
 use crate::entropy::Entropy;
 use crate::identity::{EntityId, Mesh, MeshId};
 use crate::path::Path;
@@ -306,7 +304,9 @@ impl Handshakes {
     }
 }
 
-const _: () = assert!(MAX_PATHS <= u8::MAX as usize && COOKIE_LEN <= u8::MAX as usize);
+// Both are kept in one byte of `Out`.
+const _: () = assert!(MAX_PATHS < 256);
+const _: () = assert!(COOKIE_LEN < 256);
 
 /// One more of a kind.
 pub(super) const fn count(counter: &mut u64) {
