@@ -18,12 +18,14 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod trace;
 
 pub use crate::session::PeerStats;
 pub use crate::stream::{StreamStats, Taken};
 pub use api::*;
 pub use config::{AcceptPolicy, Config, ConfigError};
 pub use stats::{Drops, NodeStats};
+pub use trace::{Output, Step};
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
