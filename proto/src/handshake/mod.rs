@@ -24,6 +24,7 @@ mod api;
 mod confirmed;
 mod cookie;
 mod dial;
+mod fuzz;
 mod job;
 mod keys;
 mod machine;
@@ -35,6 +36,8 @@ pub use api::{
     Answer, Config, DialFailure, DialId, DialRefused, DialRequest, Drops, Event, HalfOpenId, MAX_MESHES,
     MAX_PATHS, MeshRefused, Secrets,
 };
+#[doc(hidden)]
+pub use fuzz::fuzz;
 pub use job::{Job, JobDone};
 pub use machine::Handshakes;
 pub use wire::{Hello, Outcome, Welcome};

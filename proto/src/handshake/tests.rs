@@ -819,7 +819,24 @@ fn seed() -> Seed {
     Seed { secret: [1; 32], ephemeral: [2; 32], psk0: [0; 32], psk2: [0; 32], prologue: vec![] }
 }
 
+#[test]
+fn jobs_and_results_may_run_anywhere() {
+    fn movable<T: Send + 'static>() {}
+    movable::<Job>();
+    movable::<JobDone>();
+    movable::<Handshakes>();
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn free_input_does_nothing(kind in 0u8..6, major in 0u8..3, rest in proptest::collection::vec(any::<u8>(), 0..1300)) {
+        let mut data = vec![kind, major];
+        data.extend(rest);
+        super::fuzz(&data);
+    }
+
     #[test]
     fn payload_decoders_are_canonical(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         check_canonical::<Hello>(&bytes);
