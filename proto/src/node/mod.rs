@@ -1,4 +1,6 @@
 //! The node: composes the machines of one transport shard, holds no protocol rule of its own.
 
 mod api;
+mod stub;
 pub use api::*;
+pub use stub::*;
