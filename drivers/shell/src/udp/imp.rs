@@ -95,6 +95,13 @@ impl UdpSocket {
 
     /// Receives what is there; `WouldBlock` if nothing is.
     pub fn recv<'a>(&self, memory: &'a mut Slots) -> io::Result<Batch<'a>> {
+        self.fill(memory)?;
+        Ok(memory.batch())
+    }
+
+    /// [`UdpSocket::recv`] in two steps: [`Slots::batch`] lends what came.
+    pub fn fill(&self, memory: &mut Slots) -> io::Result<()> {
+        memory.filled = 0;
         let slots = &mut memory.slots;
         let mut meta = [RecvMeta::default(); MAX_SLOTS];
         let count = slots.len().min(MAX_SLOTS);
@@ -121,7 +128,8 @@ impl UdpSocket {
             slot.to = meta.dst_ip;
             slot.ecn = if self.options.ecn { from_codepoint(meta.ecn) } else { Ecn::NotEct };
         }
-        Ok(Batch(&mut slots[..got]))
+        memory.filled = got;
+        Ok(())
     }
 }
 

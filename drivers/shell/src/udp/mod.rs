@@ -4,7 +4,7 @@ mod imp;
 
 pub use imp::UdpSocket;
 
-use crate::runtime::Slot;
+use crate::runtime::{Batch, Slot};
 
 /// Bytes of one receive buffer: the largest batch that GRO builds.
 pub const SLOT: usize = 65_535;
@@ -14,13 +14,20 @@ pub const MAX_SLOTS: usize = 8;
 /// Receive memory of one socket: starts with one buffer and grows while bursts fill it.
 #[derive(Debug)]
 pub struct Slots {
-    pub(crate) slots: Vec<Slot>,
+    slots: Vec<Slot>,
+    filled: usize,
 }
 
 impl Slots {
     /// One buffer.
     pub fn new() -> Self {
-        Self { slots: vec![Slot::new(SLOT)] }
+        Self { slots: vec![Slot::new(SLOT)], filled: 0 }
+    }
+
+    /// What the last receive filled.
+    pub fn batch(&mut self) -> Batch<'_> {
+        let filled = self.filled.min(self.slots.len());
+        Batch(&mut self.slots[..filled])
     }
 }
 
