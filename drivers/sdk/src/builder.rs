@@ -107,29 +107,29 @@ impl MeshBuilder {
 
     /// What a stream may have queued beyond what was delivered, in bytes; 1 MiB without it.
     pub fn send_buffer(self, bytes: u64) -> Self {
-        self.config(move |c| c.streams.send_buffer = bytes)
+        self.config(move |c| c.session.streams.send_buffer = bytes)
     }
 
     /// First receive window of a stream, in bytes.
     pub fn stream_window(self, bytes: u64) -> Self {
         self.config(move |c| {
-            c.streams.local.stream_window = bytes;
-            c.streams.max_stream_window = c.streams.max_stream_window.max(bytes);
+            c.session.streams.local.stream_window = bytes;
+            c.session.streams.max_stream_window = c.session.streams.max_stream_window.max(bytes);
         })
     }
 
     /// First receive window of an association, in bytes.
     pub fn window(self, bytes: u64) -> Self {
         self.config(move |c| {
-            c.streams.local.session_window = bytes;
-            c.streams.max_session_window = c.streams.max_session_window.max(bytes);
+            c.session.streams.local.session_window = bytes;
+            c.session.streams.max_session_window = c.session.streams.max_session_window.max(bytes);
         })
     }
 
     /// Whether to set and read ECN bits; on without it.
     pub fn ecn(mut self, on: bool) -> Self {
         self.udp.ecn = on;
-        self.config(move |c| c.paths.ecn = on)
+        self.config(move |c| c.session.paths.ecn = on)
     }
 
     /// Whether to send several datagrams with one system call where the system can; on without it.
@@ -140,7 +140,7 @@ impl MeshBuilder {
 
     /// Largest datagram to try, in bytes.
     pub fn max_datagram(self, bytes: u16) -> Self {
-        self.config(move |c| c.paths.max_size = bytes)
+        self.config(move |c| c.session.paths.max_size = bytes)
     }
 
     /// Whether others may connect; on without it.
@@ -209,11 +209,11 @@ impl MeshBuilder {
         for tweak in std::mem::take(&mut self.tweaks) {
             tweak(&mut config);
         }
-        config.streams = config.streams.checked();
+        config.session.streams = config.session.streams.checked();
         let settings = Settings {
-            stream_window: config.streams.local.stream_window,
-            session_window: config.streams.local.session_window,
-            max_message: config.streams.local.max_message,
+            stream_window: config.session.streams.local.stream_window,
+            session_window: config.session.streams.local.session_window,
+            max_message: config.session.streams.local.max_message,
             storage,
             tap: self.tap.take(),
         };

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use net_proto::identity::EntityId;
-use net_proto::node::{DownReason, StreamStats};
-use net_proto::stream::Mode;
+use net_proto::node::DownReason;
+use net_proto::stream::{Mode, StreamStats};
 use net_shell::hub::{Control, StreamShared, reply};
 use net_shell::ports::{End, SendError};
 

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, Weak};
 
 use async_channel::{Receiver, Sender};
 use net_proto::identity::EntityId;
-use net_proto::node::{DialError, DownReason, JobDone, Lost, NodeStats, PeerStats, StreamError, StreamStats};
+use net_proto::node::{DialError, DownReason, JobDone, Lost, NodeStats, PeerStats, StreamError};
 use net_proto::path::Path;
 use net_proto::session::Peer;
 use net_proto::session::aead::Cipher;
 use net_proto::storage::Ticket;
-use net_proto::stream::{Mode, StreamId};
+use net_proto::stream::{Mode, StreamId, StreamStats};
 use net_proto::time::Duration;
 
 use crate::bell::{Inbox, lock};

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use net_proto::node::{DownReason, Taken};
-use net_proto::stream::{Messages, charge};
+use net_proto::node::DownReason;
+use net_proto::stream::{Messages, Taken, charge};
 
 use crate::bell::{Inbox, lock};
 use crate::wait::Waiters;
