@@ -83,7 +83,7 @@ impl Scoped<'_> {
 
 /// Composes planes into one [`Plane`](crate::lane::Plane).
 ///
-/// ```ignore
+/// ```text
 /// planes! {
 ///     /// What this node runs.
 ///     pub struct Mesh, commands MeshCommand, events MeshEvent;
