@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::api::Tally;
-use super::message::{Mode, charge};
+use super::message::charge;
 use crate::bounded::{Inserted, RangeSet};
 use crate::codec::{Reader, varint_len};
 
@@ -80,7 +80,6 @@ pub(super) struct Run {
 
 #[derive(Debug)]
 pub(super) struct SendHalf {
-    mode: Mode,
     chunks: VecDeque<Chunk>,
     pub state: State,
     /// End of everything queued.
@@ -126,9 +125,8 @@ pub(super) fn header(bytes: &[u8]) -> Option<(u64, u64)> {
 }
 
 impl SendHalf {
-    pub const fn new(mode: Mode, limit: u64, send_buffer: u64) -> Self {
+    pub const fn new(limit: u64, send_buffer: u64) -> Self {
         Self {
-            mode,
             chunks: VecDeque::new(),
             state: State::Open,
             end: 0,
@@ -349,9 +347,5 @@ impl SendHalf {
         self.inside = None;
         (self.sent, self.committed, self.acked_to) = (self.end, self.end, self.end);
         lost
-    }
-
-    pub const fn mode(&self) -> Mode {
-        self.mode
     }
 }
