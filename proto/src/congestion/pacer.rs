@@ -41,7 +41,9 @@ impl Pacer {
             return Ok(budget);
         }
         // Wake for a burst worth the timer, at least one datagram.
-        let want = rate.over(BURST_TIME).clamp(u64::from(mtu), BURST_PACKETS.saturating_mul(u64::from(mtu)).max(rate.over(BURST_TIME)));
+        let want = rate
+            .over(BURST_TIME)
+            .clamp(u64::from(mtu), BURST_PACKETS.saturating_mul(u64::from(mtu)).max(rate.over(BURST_TIME)));
         let wake = self.filled_at + rate.time_for(want.saturating_sub(budget));
         let wake = wake.max(now + Duration::from_nanos(1));
         self.wake = Some(wake);
@@ -66,7 +68,10 @@ impl Rate {
     /// 1.25 times `window` bytes per `srtt`; twice in slow start.
     pub fn new(window: u64, srtt: Duration, slow_start: bool) -> Self {
         let gain = if slow_start { 8 } else { 5 };
-        Self { numerator: window.saturating_mul(gain).max(1), denominator: nanos(srtt).saturating_mul(4).max(1) }
+        Self {
+            numerator: window.saturating_mul(gain).max(1),
+            denominator: nanos(srtt).saturating_mul(4).max(1),
+        }
     }
 
     fn scaled(self, d: Duration) -> u128 {

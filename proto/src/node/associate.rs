@@ -194,18 +194,16 @@ impl Node {
             match event {
                 Handshake::Asked { id, peer, incarnation, resume, limits, .. } => {
                     let answer = self.answer(id, peer, incarnation, resume, &limits);
-                    self.handshakes.answer(now, id, answer);
+                    if !self.handshakes.answer(now, id, answer) {
+                        self.forget_half_open(id);
+                    }
                 }
                 Handshake::Responded { id, secrets, remote_index, path, .. } => {
                     if let Some(half) = self.half_open.get_mut(&id) {
                         half.answered = Some(Answered { secrets, remote_index, path });
                     }
                 }
-                Handshake::Expired { id, .. } => {
-                    if let Some(half) = self.half_open.remove(&id) {
-                        self.indices.release(half.local_index);
-                    }
-                }
+                Handshake::Expired { id, .. } => self.forget_half_open(id),
                 Handshake::Failed { id, error } => self.handshake_failed(now, id, error),
                 Handshake::Completed {
                     peer,
@@ -222,6 +220,12 @@ impl Node {
                     self.completed(now, Associated { peer, incarnation, life: association, path }, &limits, epoch);
                 }
             }
+        }
+    }
+
+    fn forget_half_open(&mut self, id: HalfOpenId) {
+        if let Some(half) = self.half_open.remove(&id) {
+            self.indices.release(half.local_index);
         }
     }
 

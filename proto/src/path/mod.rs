@@ -3,6 +3,9 @@
 mod address;
 mod ecn;
 mod paths;
+mod size;
+#[cfg(test)]
+mod tests;
 
 pub use address::{Ecn, Path, Remote};
 pub use ecn::{EcnCounts, EcnVerdict};

@@ -2,7 +2,8 @@
 
 use alloc::boxed::Box;
 
-use crate::congestion::{Algorithm, Controller, MAX_ACK_DELAY, Pacer, Rate, Rtt};
+use super::sent::Sent;
+use crate::congestion::{Acked, Algorithm, Congestion, Controller, MAX_ACK_DELAY, Pacer, Rate, Rtt, Signal};
 use crate::time::{Duration, Instant, nanos};
 
 /// Packets that must be acknowledged after one before it counts as lost, at first (RFC 9002 section 6.1.1).
@@ -82,7 +83,8 @@ pub(super) struct Tally {
     pub prior_in_flight: u64,
     pub acked: u64,
     pub acked_eliciting: bool,
-    pub newest_acked: Option<Instant>,
+    /// When the newest packet acknowledged was sent.
+    pub newest: Option<Instant>,
     pub sampled: bool,
     pub ce: bool,
     pub lost_bytes: u64,
@@ -257,17 +259,14 @@ impl PathRecovery {
     pub(super) fn note_sent(&mut self) {
         let window = self.congestion.window();
         let mtu = u64::from(self.mtu);
-        let enough = if self.congestion.in_slow_start() { window / 2 } else { window - (window / 8).max(mtu) };
+        let enough =
+            if self.congestion.in_slow_start() { window / 2 } else { window - (window / 8).max(mtu) };
         if self.in_flight >= enough {
             self.used.0 = true;
         }
     }
 
-    pub(super) fn ecn_fail(&mut self) {
-        self.ecn = EcnState::Failed;
-    }
-
-    pub(super) fn ecn_marked_lost(&mut self) {
+    fn ecn_marked_lost(&mut self) {
         if self.ecn == EcnState::Testing {
             self.ecn_lost += 1;
             if self.ecn_lost >= ECN_TESTS {
@@ -288,12 +287,99 @@ impl PathRecovery {
         }
     }
 
-    pub(super) fn note_reduction(&mut self) {
+    fn note_reduction(&mut self) {
         self.calm += 1;
         if self.calm >= CALM {
             self.calm = 0;
             self.packet_threshold = (self.packet_threshold / 2).max(PACKET_THRESHOLD);
             self.time_eighths = (self.time_eighths - 1).max(TIME_EIGHTHS);
+        }
+    }
+
+    /// The packet is no longer in flight.
+    pub(super) fn take_off(&mut self, sent: &Sent<impl Sized>) {
+        if sent.in_flight {
+            self.in_flight = self.in_flight.saturating_sub(u64::from(sent.bytes));
+        }
+        if sent.ack_eliciting {
+            self.eliciting = self.eliciting.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn on_acked(&mut self, now: Instant, sequence: u64, sent: &Sent<impl Sized>) {
+        self.tally.newest = self.tally.newest.max(Some(sent.at));
+        let bytes = u64::from(sent.bytes);
+        let acked = Acked { sequence, sent_at: sent.at, bytes, app_limited: self.app_limited() };
+        self.congestion.on_ack(now, &acked, &self.rtt);
+    }
+
+    pub(super) fn on_lost(&mut self, sequence: u64, sent: &Sent<impl Sized>) {
+        let persistent_after = self.persistent_after();
+        let first_sample_at = self.first_sample_at;
+        self.lost += 1;
+        if !sent.in_flight {
+            // Says nothing, but does not break a run of losses.
+            if let Some((next, _)) = &mut self.tally.run {
+                *next += u64::from(*next == sequence);
+            }
+            return;
+        }
+        if sent.probe_size {
+            return;
+        }
+        if sent.ect0 {
+            self.ecn_marked_lost();
+        }
+        let t = &mut self.tally;
+        t.lost_bytes += u64::from(sent.bytes);
+        t.lost_sent_at = t.lost_sent_at.max(Some(sent.at));
+        // Persistent congestion: an unbroken run of losses, all sent after the first RTT sample.
+        if sent.ack_eliciting && first_sample_at.is_some_and(|at| sent.at > at) {
+            let start = match t.run {
+                Some((next, start)) if next == sequence => start,
+                _ => sent.at,
+            };
+            t.run = Some((sequence + 1, start));
+            t.persistent |= sent.at.since(start) > persistent_after;
+        }
+    }
+
+    /// The acknowledgement or timeout is processed: tells the controller.
+    pub(super) fn finish(&mut self, now: Instant) {
+        let t = core::mem::take(&mut self.tally);
+        if t.acked_eliciting {
+            self.pto_count = 0;
+            self.probes = 0;
+        }
+        if let Some(sent_at) = t.lost_sent_at {
+            let signal = if t.persistent { Signal::Persistent } else { Signal::Loss };
+            self.reduce(
+                now,
+                Congestion { signal, sent_at, lost_bytes: t.lost_bytes, prior_in_flight: t.prior_in_flight },
+            );
+        }
+        if let Some(sent_at) = t.newest.filter(|_| t.ce) {
+            let signal = Signal::Ecn;
+            self.reduce(
+                now,
+                Congestion { signal, sent_at, lost_bytes: 0, prior_in_flight: t.prior_in_flight },
+            );
+        }
+        if t.acked == 0 && t.lost_sent_at.is_none() {
+            return;
+        }
+        self.congestion.on_ack_done(now, self.in_flight, t.sampled, &self.rtt);
+        if self.largest_acked.is_some_and(|(sequence, _)| sequence >= self.round_end) {
+            self.round_end = self.next_sequence;
+            self.used = (false, self.used.0);
+        }
+    }
+
+    fn reduce(&mut self, now: Instant, event: Congestion) {
+        let before = self.congestion.window();
+        self.congestion.on_congestion(now, &event);
+        if self.congestion.window() < before {
+            self.note_reduction();
         }
     }
 }
