@@ -3,10 +3,10 @@
 use std::any::Any;
 
 use net_proto::identity::EntityId;
-use net_proto::node::{Command, Event, Input, Taken};
+use net_proto::node::{Command, Event, Input};
 use net_proto::path::Path;
 use net_proto::session::Peer;
-use net_proto::stream::StreamId;
+use net_proto::stream::{StreamId, Taken};
 use net_proto::time::{Duration, Instant};
 
 use crate::keyed::{Domain, Rng};

@@ -1,8 +1,8 @@
 //! L0: two bare nodes directly joined, for tests that give every command and look at every event.
 
-use net_proto::node::{Command, Event, Node, Taken};
+use net_proto::node::{Command, Event, Node};
 use net_proto::session::Peer;
-use net_proto::stream::{Messages, Mode, StreamId, charge, frame_message};
+use net_proto::stream::{Messages, Mode, StreamId, Taken, charge, frame_message};
 use net_proto::time::Duration;
 
 use crate::net::{Fate, LinkConfig};

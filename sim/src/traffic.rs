@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use net_proto::node::{Command, Event, Lost, Taken};
+use net_proto::node::{Command, Event, Lost};
 use net_proto::path::Path;
 use net_proto::session::Peer;
-use net_proto::stream::{Messages, Mode, StreamId, charge, frame_message};
+use net_proto::stream::{Messages, Mode, StreamId, Taken, charge, frame_message};
 use net_proto::time::Duration;
 
 use crate::app::{App, Ctx};
