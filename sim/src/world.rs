@@ -174,7 +174,6 @@ struct Packet {
     src: SocketAddr,
     dst: SocketAddr,
     ecn: Ecn,
-    from: u32,
     to: u32,
     route: usize,
     hop: usize,
@@ -583,7 +582,7 @@ impl World {
     pub fn inject(&mut self, outsider: usize, to: u32, data: &[u8]) {
         let src = self.outsiders[outsider].0;
         let dst = self.addr(to);
-        self.arrive_at(self.now, data.to_vec(), src, dst, Ecn::NotEct, u32::MAX, to);
+        self.arrive_at(self.now, data.to_vec(), src, dst, Ecn::NotEct, to);
     }
 
     /// Does something at a time since the start of the world.
@@ -936,13 +935,13 @@ impl World {
                     // As fast as an attacker can hope for: just ahead of the honest way.
                     let at = self.now + nanos(self.link(place, to).config.delay).saturating_sub(1_000_000);
                     let dst = self.addr(to);
-                    self.arrive_at(at, bytes, via, dst, ecn, place, to);
+                    self.arrive_at(at, bytes, via, dst, ecn, to);
                 }
             }
             Some(Owner::Node(to)) => {
                 let to = *to;
                 let route = self.route(place, to);
-                let first = self.pass(Packet { data: bytes, src, dst, ecn, from: place, to, route, hop: 0 });
+                let first = self.pass(Packet { data: bytes, src, dst, ecn, to, route, hop: 0 });
                 self.copy(place, to, dst, data, ecn, first);
             }
         }
@@ -957,13 +956,12 @@ impl World {
             }
             let usual = self.now + nanos(self.link(from, to).config.delay);
             let at = original.unwrap_or(usual).saturating_sub(lead).max(self.now);
-            self.arrive_at(at, data.to_vec(), addr, dst, ecn, from, to);
+            self.arrive_at(at, data.to_vec(), addr, dst, ecn, to);
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn arrive_at(&mut self, at: u64, data: Vec<u8>, src: SocketAddr, dst: SocketAddr, ecn: Ecn, from: u32, to: u32) {
-        let packet = Packet { data, src, dst, ecn, from, to, route: usize::MAX, hop: usize::MAX };
+    fn arrive_at(&mut self, at: u64, data: Vec<u8>, src: SocketAddr, dst: SocketAddr, ecn: Ecn, to: u32) {
+        let packet = Packet { data, src, dst, ecn, to, route: usize::MAX, hop: usize::MAX };
         let slot = self.packets.put(packet);
         self.push(at, Kind::Packet(slot));
     }

@@ -111,7 +111,7 @@ fn two_flows_share_a_bottleneck() {
 #[test]
 fn rekey_every_second_stalls_nothing() {
     check("rekey_every_second_stalls_nothing", 1, |s| {
-        let config = s.config().tune(|_, node| node.keys.rekey_after = secs(1)).link(LinkConfig::delay(20 * MS));
+        let config = s.config().tune(|_, node| node.session.keys.rekey_after = secs(1)).link(LinkConfig::delay(20 * MS));
         let mut world = World::new(config);
         let every = 10 * MS;
         world.spawn(Station::sender([Flow { every: Some(every), ..Flow::reliable(1, 1, 59_000, 200) }]));

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         ..LinkConfig::default()
     };
     let mut config = WorldConfig::new(options.seed).link(link).tune(|_, node| {
-        node.keep_alive = Duration::from_millis(100);
+        node.session.keep_alive = Duration::from_millis(100);
     });
     config.real_ciphers = options.real_ciphers;
     config.invariants_every = if options.nodes > 20 { 64 } else { 1 };
