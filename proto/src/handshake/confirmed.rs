@@ -1,7 +1,7 @@
 //! The last confirmed handshake of each entity: what makes a replayed first message worthless.
 
-use alloc::collections::BTreeMap;
 use crate::identity::EntityId;
+use alloc::collections::BTreeMap;
 
 /// Remembers (boot epoch, handshake number) per entity. Full: the entity confirmed longest ago is
 /// forgotten. A replay of a forgotten one costs a half-open handshake for five seconds, no more:

@@ -121,7 +121,13 @@ impl Handshakes {
             sent: 0,
             cookies: alloc::vec![None; paths],
             hurried: false,
-            seed: Seed { secret: [0; 32], ephemeral: [0; 32], psk0: [0; 32], psk2: [0; 32], prologue: Vec::new() },
+            seed: Seed {
+                secret: [0; 32],
+                ephemeral: [0; 32],
+                psk0: [0; 32],
+                psk2: [0; 32],
+                prologue: Vec::new(),
+            },
             payload: Vec::new(),
             message: Vec::new(),
             mac1: [0; MAC],
@@ -164,7 +170,11 @@ impl Handshakes {
             ephemeral: self.ephemerals.array(),
             psk0: dial.mesh.psk0,
             psk2: [0; 32],
-            prologue: prologue(&dial.mesh.id, &dial.request.peer, &header1(dial.major, dial.request.local_index)),
+            prologue: prologue(
+                &dial.mesh.id,
+                &dial.request.peer,
+                &header1(dial.major, dial.request.local_index),
+            ),
         };
         let (seed, peer, payload) = (dial.seed.clone(), dial.request.peer, dial.payload.clone());
         let ticket = self.start_job(Owner::Dial(id), Work::Initiate { seed, peer, payload });

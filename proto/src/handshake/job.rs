@@ -98,7 +98,8 @@ impl Job {
                 done(Outcome::Answered(noise.and_then(|noise| answer(noise, &payload, cipher))), None)
             }
             Work::Finish { noise, seed, peer, payload1, message } => {
-                let noise = noise.map_or_else(|| initiate(&seed, &peer, &payload1).map(|(noise, _)| noise), Ok);
+                let noise =
+                    noise.map_or_else(|| initiate(&seed, &peer, &payload1).map(|(noise, _)| noise), Ok);
                 match noise {
                     Ok(mut noise) => match finish(&mut noise, &message) {
                         Ok(made) => done(Outcome::Finished(Ok(made)), None),

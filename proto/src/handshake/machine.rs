@@ -12,9 +12,7 @@ use super::dial::Dial;
 use super::job::{Job, JobDone, Work};
 use super::keys::{MAC, MeshKeys};
 use super::respond::HalfOpen;
-use super::wire::{
-    CEILING, COOKIE_LEN, COOKIE_REPLY, FLOOR, MESSAGE1, MESSAGE2, VERSIONS_REPLY,
-};
+use super::wire::{CEILING, COOKIE_LEN, COOKIE_REPLY, FLOOR, MESSAGE1, MESSAGE2, VERSIONS_REPLY};
 use crate::entropy::Entropy;
 use crate::identity::{EntityId, Mesh, MeshId};
 use crate::path::Path;

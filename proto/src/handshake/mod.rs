@@ -12,8 +12,8 @@ mod respond;
 mod wire;
 
 pub use api::{
-    Answer, Config, DialFailure, DialId, DialRefused, DialRequest, Drops, Event, HalfOpenId, MAX_MESHES, MAX_PATHS,
-    MeshRefused, Secrets,
+    Answer, Config, DialFailure, DialId, DialRefused, DialRequest, Drops, Event, HalfOpenId, MAX_MESHES,
+    MAX_PATHS, MeshRefused, Secrets,
 };
 pub use job::{Job, JobDone};
 pub use machine::Handshakes;

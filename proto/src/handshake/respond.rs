@@ -8,8 +8,8 @@ use super::keys::{MAC, MeshKeys, equal, mac16, prologue};
 use super::machine::{Handshakes, Held, Out, Owner, count};
 use super::noise::Seed;
 use super::wire::{
-    CEILING, FLOOR, HEADER1, HEADER2, Hello, MACS, MAX_LIMITS, MESSAGE2, Outcome, VERSIONS_LEN, VERSIONS_REPLY,
-    Welcome, common, index_at, macs,
+    CEILING, FLOOR, HEADER1, HEADER2, Hello, MACS, MAX_LIMITS, MESSAGE2, Outcome, VERSIONS_LEN,
+    VERSIONS_REPLY, Welcome, common, index_at, macs,
 };
 use crate::codec::Wire;
 use crate::path::Path;
@@ -170,7 +170,9 @@ impl Handshakes {
     pub(super) fn half_job(&mut self, id: HalfOpenId, ticket: Ticket, done: JobDone) {
         let Some(half) = self.halves.get_mut(&id) else { return };
         match (&half.stage, done.outcome) {
-            (Stage::Reading(t), Done::Read(Ok(hello))) if *t == ticket => self.read_done(id, hello, done.noise),
+            (Stage::Reading(t), Done::Read(Ok(hello))) if *t == ticket => {
+                self.read_done(id, hello, done.noise)
+            }
             (Stage::Reading(t), outcome) if *t == ticket => {
                 match outcome {
                     Done::Read(Err(Fault::Identity)) => count(&mut self.drops.identity),
@@ -223,7 +225,8 @@ impl Handshakes {
     /// Message 1 authenticated: who sent it, and may they?
     fn read_done(&mut self, id: HalfOpenId, hello: Hello, noise: Held) {
         let Some(half) = self.halves.get(&id) else { return };
-        let (path, major, remote, mac1, proven) = (half.path, half.major, half.remote, half.mac1, half.proven);
+        let (path, major, remote, mac1, proven) =
+            (half.path, half.major, half.remote, half.mac1, half.proven);
         let (mesh, cookie_key) = (half.mesh.id, half.mesh.own_cookie);
         if hello.entity == self.own {
             count(&mut self.drops.identity);
@@ -333,7 +336,9 @@ impl Handshakes {
     /// number counts as used, and the half-open handshake is over. Other ids are ignored.
     pub fn confirm(&mut self, id: HalfOpenId) {
         let Some(half) = self.halves.get(&id) else { return };
-        let (Stage::Answered { accepted: Some(_), .. }, Some(hello)) = (&half.stage, &half.hello) else { return };
+        let (Stage::Answered { accepted: Some(_), .. }, Some(hello)) = (&half.stage, &half.hello) else {
+            return;
+        };
         let (entity, epoch, number) = (hello.entity, hello.incarnation.epoch, hello.number);
         self.confirmed.record(entity, epoch, number);
         self.forget_half(id, false);

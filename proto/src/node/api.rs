@@ -16,7 +16,6 @@ use crate::time::{Duration, WallClock};
 pub use crate::handshake::{Job, JobDone};
 pub use crate::session::{Batch as Transmit, DownReason, Violation};
 
-
 /// Longest stream label, in bytes.
 pub const MAX_LABEL: usize = 256;
 

@@ -6,9 +6,11 @@ use alloc::vec::Vec;
 
 use super::index::Target;
 use super::{DialError, DownReason, Event, Node, Slot};
-use crate::handshake::{Answer, DialFailure, DialId, DialRefused, DialRequest, Event as Handshake, HalfOpenId, Secrets};
-use crate::identity::{EntityId, Incarnation};
 use crate::codec::Wire;
+use crate::handshake::{
+    Answer, DialFailure, DialId, DialRefused, DialRequest, Event as Handshake, HalfOpenId, Secrets,
+};
+use crate::identity::{EntityId, Incarnation};
 use crate::path::Path;
 use crate::session::aead::TAG;
 use crate::session::{HEADER, NewEpoch, Peer, Session, SessionInit};
@@ -217,7 +219,12 @@ impl Node {
                     ..
                 } => {
                     let epoch = NewEpoch { secrets, local_index, remote_index, initiated: true };
-                    self.completed(now, Associated { peer, incarnation, life: association, path }, &limits, epoch);
+                    self.completed(
+                        now,
+                        Associated { peer, incarnation, life: association >> 1, path },
+                        &limits,
+                        epoch,
+                    );
                 }
             }
         }
@@ -254,7 +261,7 @@ impl Node {
         let Ok(limits) = Limits::decode_exact(limits) else { return Answer::Ignore };
         let (offered, offer_live) = (resume.unwrap_or(0) >> 1, resume.unwrap_or(0) & 1 == 1);
         let ours = self.any_session(&peer).filter(|s| s.incarnation == incarnation).map(|s| s.life);
-        let (life, resumed) = agree(offered, offer_live, ours, self.record(&peer, Some(incarnation)));
+        let life = agree(offered, offer_live, ours, self.record(&peer, Some(incarnation)));
         let Some(local_index) = self.indices.allocate(Target::HalfOpen(id)) else { return Answer::Ignore };
         let half = HalfOpen { peer, incarnation, life, limits, local_index, answered: None };
         if let Some(old) = self.half_open.insert(id, half) {
@@ -262,8 +269,9 @@ impl Node {
         }
         Answer::Accept {
             local_index,
-            association: life,
-            resumed,
+            association: offer(life, true),
+            // Whether the initiator goes on with what it has; in all other cases it begins.
+            resumed: offer_live && life == offered,
             limits: self.config.session.streams.local.to_vec(),
         }
     }
@@ -399,7 +407,8 @@ impl Node {
         };
         let initiated = epoch.initiated;
         self.indices.retarget(epoch.local_index, Target::Session(slot));
-        let mut session = Box::new(Session::new(now, self.session_config.clone(), init, self.entropy.split("session")));
+        let mut session =
+            Box::new(Session::new(now, self.session_config.clone(), init, self.entropy.split("session")));
         session.add_epoch(now, &*self.config.ciphers, epoch);
         self.stats.epochs += 1;
         self.stats.peers += 1;
@@ -454,13 +463,12 @@ impl Node {
     }
 }
 
-/// Life and whether the association goes on, from what the initiator offers and the responder has.
-fn agree(offered: u64, offer_live: bool, ours: Option<u64>, record: u64) -> (u64, bool) {
+/// The life of an association, from what the initiator offers and the responder has.
+fn agree(offered: u64, offer_live: bool, ours: Option<u64>, record: u64) -> u64 {
     match ours {
-        Some(life) if life >= offered => (life, true),
-        Some(_) | None if offer_live => (record.max(offered.saturating_add(1)), false),
-        Some(_) => (record.max(offered), false),
-        None => (record.max(offered), false),
+        Some(life) if life >= offered => life,
+        _ if offer_live => record.max(offered.saturating_add(1)),
+        _ => record.max(offered),
     }
 }
 

@@ -91,7 +91,10 @@ impl Config {
             return Err(ConfigError::DeadAfter(self.session.dead_after, self.session.keep_alive));
         }
         if self.session.keys.refuse_after <= self.session.keys.rekey_after {
-            return Err(ConfigError::RefuseAfter(self.session.keys.refuse_after, self.session.keys.rekey_after));
+            return Err(ConfigError::RefuseAfter(
+                self.session.keys.refuse_after,
+                self.session.keys.rekey_after,
+            ));
         }
         Ok(())
     }

@@ -19,9 +19,9 @@ mod stats;
 mod tests;
 mod timers;
 
+pub use crate::session::PeerStats;
 pub use api::*;
 pub use config::{AcceptPolicy, Config, ConfigError};
-pub use crate::session::PeerStats;
 pub use stats::{Drops, NodeStats};
 
 use alloc::boxed::Box;
@@ -397,7 +397,7 @@ impl Node {
     /// leave now, this is the time of the last input.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Instant, Reason)> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || !self.events.is_empty() {
             return Some((self.now, Reason::Output));
         }
         earlier(self.handshakes.poll_timeout(), self.timers.next())
@@ -447,7 +447,8 @@ impl Node {
 
     /// Bytes that this node may come to hold for its present peers, in the worst case.
     pub fn ceiling(&self) -> u64 {
-        let sessions: u64 = self.slots.iter().filter_map(|s| s.session.as_deref()).map(Session::ceiling).sum();
+        let sessions: u64 =
+            self.slots.iter().filter_map(|s| s.session.as_deref()).map(Session::ceiling).sum();
         sessions + self.config.window_pool + self.handshakes.ceiling() + Indices::ceiling()
     }
 

@@ -49,11 +49,8 @@ impl Net {
     fn with(configs: Vec<Config>) -> Self {
         let now = Instant::from_nanos(1_000_000_000);
         let count = configs.len();
-        let nodes = configs
-            .into_iter()
-            .enumerate()
-            .map(|(n, c)| Node::new(c, [n as u8; 32], now).unwrap())
-            .collect();
+        let nodes =
+            configs.into_iter().enumerate().map(|(n, c)| Node::new(c, [n as u8; 32], now).unwrap()).collect();
         Self {
             now,
             nodes,
@@ -248,7 +245,11 @@ fn crossing_dials_make_one_association() {
     for n in 0..2 {
         assert_eq!(net.nodes[n].peers().count(), 1);
         assert_eq!(net.connected(n), 1, "{:?}", net.events[n]);
-        assert!(!net.events[n].iter().any(|e| matches!(e, Event::Disconnected { .. })), "{:?}", net.events[n]);
+        assert!(
+            !net.events[n].iter().any(|e| matches!(e, Event::Disconnected { .. })),
+            "{:?}",
+            net.events[n]
+        );
     }
     let peer = net.peer(0, 1);
     let stream = net.open(0, peer, "x", Mode::Reliable);
@@ -432,10 +433,7 @@ fn a_wrong_mesh_key_meets_silence() {
     let mut net = Net::with(vec![stranger, config(1, 1)]);
     net.dial(0, 1, 4);
     net.run(Duration::from_secs(30));
-    assert!(matches!(
-        net.events[0][..],
-        [Event::DialFailed { dial: 4, error: DialError::TimedOut(_) }]
-    ));
+    assert!(matches!(net.events[0][..], [Event::DialFailed { dial: 4, error: DialError::TimedOut(_) }]));
     assert_eq!(net.nodes[1].stats().datagrams_sent, 0);
     assert!(net.events[1].is_empty());
 }

@@ -303,7 +303,7 @@ impl Paths {
 
     /// Where data goes.
     pub fn active_path(&self) -> Path {
-        self.first.path
+        self.active.path
     }
 
     /// The state of a path; `None` if it is gone.

@@ -233,5 +233,4 @@ impl Epochs {
     pub(super) fn cipher(&self) -> Cipher {
         self.list.last().map_or(Cipher::ChaCha20Poly1305, |e| e.cipher)
     }
-
 }

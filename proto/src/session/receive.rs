@@ -49,9 +49,7 @@ impl Session {
             return Err(Noise::Replayed);
         }
         let grace = self.pto() * 3;
-        self.epochs
-            .open(now, arrived.index, arrived.counter, packet, grace)
-            .map_err(|_| Noise::Forged)?;
+        self.epochs.open(now, arrived.index, arrived.counter, packet, grace).map_err(|_| Noise::Forged)?;
         if let State::Closing { .. } = self.state {
             return self.handle_while_closing(packet);
         }

@@ -161,7 +161,9 @@ impl Session {
             if filled.frames + OVERHEAD == size {
                 last = false;
             }
-            let Some(len) = self.seal(now, path, &mut buf[total..total + size], filled, None, ecn) else { break };
+            let Some(len) = self.seal(now, path, &mut buf[total..total + size], filled, None, ecn) else {
+                break;
+            };
             total += len;
             count += 1;
             if last {
