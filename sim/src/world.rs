@@ -338,6 +338,12 @@ impl World {
         sum
     }
 
+    /// Figures of the link from one node to another (the first, if there are several).
+    pub fn stats_between(&self, from: u32, to: u32) -> LinkStats {
+        let route = self.route_of.get(&(from, to));
+        route.map_or_else(LinkStats::default, |route| self.links[self.routes[*route][0]].stats)
+    }
+
     /// A node, if it runs.
     pub fn node(&self, place: u32) -> Option<&Node> {
         self.places[place as usize].node.as_ref()

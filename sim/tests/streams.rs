@@ -72,7 +72,7 @@ fn five_thousand_in_a_row_are_lost() {
         let mut world = two(World::new(s.config()), flows, &there, &LinkConfig::delay(100 * MS));
         world.at(secs(20), |w| w.link(0, 1).config.holes.clear());
         finish(&mut world, secs(120))?;
-        let lost = world.link(0, 1).stats.lost;
+        let lost = world.stats_between(0, 1).lost;
         ensure(&world, lost > 500, || format!("only {lost} datagrams were lost"))
     });
 }
