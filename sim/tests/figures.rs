@@ -25,7 +25,7 @@ fn goodput(s: Sim, loss: u32, seconds: u64) -> Result<f64, net_sim::Failure> {
 #[test]
 fn goodput_lossless() {
     check("goodput_lossless", 1, |s| {
-        let bits = goodput(s, 0, 8)?;
+        let bits = goodput(s, 0, 15)?;
         println!("goodput lossless: {:.1} Mbit/s", bits / 1e6);
         ensure(&s.world(), bits >= 0.9 * RATE as f64, || format!("{:.1} Mbit/s", bits / 1e6))
     });

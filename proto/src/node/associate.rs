@@ -339,7 +339,13 @@ impl Node {
             return;
         };
         let known = self.any_session(&with.peer).map(|s| (s.incarnation, s.life));
-        let slot = if known == Some((with.incarnation, with.life)) {
+        if known.is_none() && dial.waiting.is_empty() {
+            // It was to renew an association that is over or closing; nobody asked for another.
+            self.indices.release(index);
+            return;
+        }
+        let joins = known == Some((with.incarnation, with.life));
+        let slot = if joins {
             self.join(now, with.peer, epoch)
         } else {
             self.begin(now, with, limits, epoch)
@@ -353,6 +359,10 @@ impl Node {
             // The responder learns from this packet that its answer arrived.
             session.announce();
             self.events.extend(dial.waiting.iter().map(|id| connected(session, Some(*id))));
+            if !joins && dial.waiting.is_empty() {
+                // A renewal met a peer that had forgotten: the new association is news to the application.
+                self.events.push_back(connected(session, None));
+            }
         }
         self.touched(now, slot);
     }
