@@ -532,6 +532,9 @@ impl Session {
                             p.id = to.0;
                             self.recovery.rename_path(from.0, to.0);
                         }
+                    } else {
+                        // The old path is silent or given up: what is under way there is sent again.
+                        self.forget_path(now, from);
                     }
                     self.ensure_path(now, to);
                     self.paced_until = None;

@@ -155,7 +155,7 @@ impl Streams {
                 let (number, charged) = (r.varint("number")?, r.varint("charge")?);
                 let (total, offset) = (r.varint("total")?, r.varint("offset")?);
                 let bytes = r.bytes(usize::MAX, "fragment")?;
-                s.recv.once_fragment(number, charged, total, offset, bytes, late_room)
+                s.recv.once_fragment(number, charged, total, offset, bytes)
             }
             kind::SYNC => {
                 let (number, charged) = (r.varint("number")?, r.varint("charge")?);

@@ -256,7 +256,7 @@ proptest! {
         }
         pair.settle();
         for end in 0..2 {
-            prop_assert_eq!(pair.ends[end].count(), 0);
+            prop_assert_eq!(pair.ends[end].count(), 0, "{:?}", pair.ends[end].table.iter().next());
             prop_assert_eq!(pair.got[end].closed.len(), sent.len());
             prop_assert_eq!(pair.ends[end].window.received, pair.ends[end].window.drained);
             prop_assert_eq!(pair.ends[end].window.received, pair.ends[1 - end].credit.used);
@@ -395,7 +395,7 @@ fn streams_without_end_are_refused_and_places_come_back() {
         pair.settle();
         assert_eq!(pair.ends[1].count(), 0);
     }
-    let mut r = Reader::new(&[0x40, 0xa8, 1, 16, 0]);
+    let mut r = Reader::new(&[0x41, 0xa8, 1, 16, 0]);
     let got = pair.ends[1].handle_frame(pair.now, 0x10, &mut r, &mut pair.pools[1]);
     assert_eq!(got, Err(FrameError::Violation(Violation::StreamLimit)));
 }

@@ -72,7 +72,7 @@ impl Window {
         self.raise(grow)
     }
 
-    /// Raises the limit if a quarter of the window was drained, or if that is what the peer waits for.
+    /// Raises the limit if a quarter of the window was drained, or at all while the peer says that it waits.
     pub fn raise(&mut self, grow: &mut dyn FnMut(u64, u64) -> bool) -> bool {
         let mut target = self.drained + self.size;
         if self.grow && self.wanted > self.limit {
@@ -83,7 +83,7 @@ impl Window {
             }
         }
         let due = target.saturating_sub(self.limit) >= self.size / 4;
-        if target > self.limit && (due || (self.wanted > self.limit && self.wanted <= target)) {
+        if target > self.limit && (due || self.wanted > self.limit) {
             self.limit = target;
             return true;
         }
@@ -103,7 +103,7 @@ impl Window {
 
     fn raise_drained(&mut self) -> bool {
         let target = self.drained + self.size;
-        if self.wanted <= target && target > self.limit {
+        if target > self.limit {
             self.limit = target;
             return true;
         }

@@ -1,0 +1,39 @@
+//! An encrypted mesh of nodes, for applications.
+//!
+//! ```no_run
+//! # async fn run() -> net_sdk::Result<()> {
+//! use net_sdk::{Mesh, Reliable};
+//! let b = Mesh::builder().bind("127.0.0.1:0").start().await?; // founds a mesh with a fresh key
+//! let a = Mesh::builder().join(&b.invite()).start().await?; // the same mesh; knows where b is
+//! let peer = a.connect(b.ticket()).await?; // Ok: identity proven
+//! let tx = peer.open_stream("logs", Reliable).await?;
+//! tx.send(b"hello").await?; // waits for credit; Ok: admitted
+//! tx.flush().await?; // Ok: acknowledged by b
+//! let rx = b.accept_stream().await?;
+//! println!("{:?} from {}", rx.recv().await?, rx.peer());
+//! # Ok(()) }
+//! ```
+#![forbid(unsafe_code)]
+
+mod builder;
+mod error;
+mod mesh;
+mod peer;
+pub mod rt;
+mod stream;
+
+pub use builder::{AcceptPolicy, IntoAddrs, IntoTicket, MeshBuilder};
+pub use bytes::Bytes;
+pub use error::{Error, Result};
+pub use mesh::{Drained, Events, Mesh, MeshEvent};
+/// What admits to a mesh: its id and its key.
+pub use net_proto::identity::Mesh as MeshSecret;
+pub use net_proto::identity::{EntityId, Identity, IdentityError, Invite, MeshId, MeshKey, Ticket};
+pub use net_proto::node::{DialError, DownReason, Lost, NodeStats, PeerStats, StreamError};
+pub use net_proto::stream::StreamStats;
+pub use net_proto::path::{Path, Remote};
+pub use net_proto::session::aead::Cipher;
+pub use net_proto::stream::{MAX_MESSAGE, Mode, Mode::FireAndForget, Mode::Reliable, Mode::Unordered};
+pub use net_shell::runtime::Runtime;
+pub use peer::{Peer, StreamOptions};
+pub use stream::Stream;
