@@ -38,7 +38,9 @@ impl Guard {
         remote.sent += data.len() as u64;
         if !remote.trusted && remote.sent > remote.got {
             let Remote { got, sent, .. } = remote;
-            return Err(format!("amplification: {sent} bytes to {addr}, which sent {got} and proved nothing"));
+            return Err(format!(
+                "amplification: {sent} bytes to {addr}, which sent {got} and proved nothing"
+            ));
         }
         // A counter is the nonce: under one key it may only rise (docs/protocol, data packets).
         if let [DATA, i0, i1, i2, i3, rest @ ..] = data {

@@ -201,7 +201,15 @@ pub struct Link {
 impl Link {
     /// A link whose decisions are keyed by `key`.
     pub fn new(key: u64, config: LinkConfig) -> Self {
-        Self { config, stats: LinkStats::default(), hook: None, key, bad: false, busy_until: 0, last_arrival: 0 }
+        Self {
+            config,
+            stats: LinkStats::default(),
+            hook: None,
+            key,
+            bad: false,
+            busy_until: 0,
+            last_arrival: 0,
+        }
     }
 
     /// Bytes that wait for the rate at `now`.
@@ -341,7 +349,8 @@ mod tests {
     #[test]
     fn bursts_are_bursts() {
         let burst = Burst { enter: 1_000, leave: 20_000, loss: 1_000_000 };
-        let (arrivals, stats) = run(LinkConfig { burst: Some(burst), ..LinkConfig::default() }, 100_000, 5, 100);
+        let (arrivals, stats) =
+            run(LinkConfig { burst: Some(burst), ..LinkConfig::default() }, 100_000, 5, 100);
         let runs = arrivals.windows(2).filter(|w| !w[0].is_empty() && w[1].is_empty()).count() as u64;
         let mean = stats.lost / runs;
         assert!((40..60).contains(&mean), "mean burst of {mean} datagrams");
@@ -371,7 +380,8 @@ mod tests {
 
     #[test]
     fn a_full_queue_marks_first_if_told() {
-        let config = LinkConfig { mark_above: Some(1_500), ..LinkConfig::default().with_rate(8_000_000, 5_000) };
+        let config =
+            LinkConfig { mark_above: Some(1_500), ..LinkConfig::default().with_rate(8_000_000, 5_000) };
         let (_, stats) = run(config, 5, 0, 972);
         assert_eq!(stats.marked, 3);
     }

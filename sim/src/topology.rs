@@ -21,7 +21,8 @@ pub fn regular(seed: u64, nodes: u32, degree: u32) -> Vec<Vec<u32>> {
     }
     (0..nodes)
         .map(|i| {
-            let mut all: Vec<u32> = distances.iter().flat_map(|d| [(i + d) % nodes, (i + nodes - d) % nodes]).collect();
+            let mut all: Vec<u32> =
+                distances.iter().flat_map(|d| [(i + d) % nodes, (i + nodes - d) % nodes]).collect();
             all.sort_unstable();
             all.dedup();
             all

@@ -152,6 +152,11 @@ impl Station {
         Self::default()
     }
 
+    /// A station that lets itself be sent to and never reads.
+    pub fn deaf() -> Self {
+        Self { deaf: true, ..Self::default() }
+    }
+
     /// A station that sends these flows.
     pub fn sender(flows: impl IntoIterator<Item = Flow>) -> Self {
         Self { flows: flows.into_iter().map(|f| (f, Sending::default())).collect(), ..Self::default() }
@@ -184,7 +189,8 @@ impl Station {
     }
 
     fn dial_all(&mut self, cx: &mut Ctx<'_>) {
-        let to: BTreeSet<u32> = self.flows.iter().map(|(f, _)| f.to).chain(self.acquaintances.clone()).collect();
+        let to: BTreeSet<u32> =
+            self.flows.iter().map(|(f, _)| f.to).chain(self.acquaintances.clone()).collect();
         for to in to.difference(&self.dialled.clone()) {
             self.dial(cx, *to);
         }
@@ -322,7 +328,13 @@ impl App for Station {
                 for (index, (flow, sending)) in self.flows.iter().enumerate() {
                     if u64::from(flow.to) == to && sending.stream.is_none() && sending.lost.is_none() {
                         let label = FLOW.into();
-                        cx.command(Command::Open { id: index as u64, peer, label, mode: flow.mode, priority: 16 });
+                        cx.command(Command::Open {
+                            id: index as u64,
+                            peer,
+                            label,
+                            mode: flow.mode,
+                            priority: 16,
+                        });
                     }
                 }
             }

@@ -360,7 +360,11 @@ impl World {
     }
 
     /// Calls the application of a node from the test.
-    pub fn with_app<T: App, R>(&mut self, place: u32, f: impl FnOnce(&mut T, &mut Ctx<'_>) -> R) -> Option<R> {
+    pub fn with_app<T: App, R>(
+        &mut self,
+        place: u32,
+        f: impl FnOnce(&mut T, &mut Ctx<'_>) -> R,
+    ) -> Option<R> {
         let mut app = self.places[place as usize].app.take()?;
         let any: &mut dyn Any = app.as_mut();
         let out = any.downcast_mut::<T>().map(|app| f(app, &mut Ctx { world: self, me: place }));
@@ -904,7 +908,13 @@ impl World {
             return self.fail(Some(place), format!("a transmit that cannot be: {transmit:?}"));
         }
         self.stats.batches += 1;
-        self.trace.numbers(&[self.now, u64::from(place), 7, path_number(&transmit.path), transmit.len as u64]);
+        self.trace.numbers(&[
+            self.now,
+            u64::from(place),
+            7,
+            path_number(&transmit.path),
+            transmit.len as u64,
+        ]);
         for data in out[..transmit.len].chunks(segment) {
             self.stats.datagrams += 1;
             self.stats.bytes += data.len() as u64;
@@ -1034,7 +1044,8 @@ impl World {
 
     fn arrive(&mut self, mut packet: Packet) {
         let index = packet.to as usize;
-        if self.owners.get(&packet.dst) != Some(&Owner::Node(packet.to)) || self.places[index].node.is_none() {
+        if self.owners.get(&packet.dst) != Some(&Owner::Node(packet.to)) || self.places[index].node.is_none()
+        {
             self.stats.nowhere += 1;
             return self.recycle(packet.data);
         }

@@ -74,7 +74,8 @@ fn cubic_model(loss: f64, rtt: f64, rate: f64, seconds: f64, seed: u64) -> f64 {
 #[test]
 fn goodput_at_1_percent_loss_is_no_less_than_the_models() {
     let (seeds, seconds) = (runs(4), 30);
-    let model = (1..=200).map(|i| cubic_model(0.01, 0.04, RATE as f64, seconds as f64, i)).sum::<f64>() / 200.0;
+    let model =
+        (1..=200).map(|i| cubic_model(0.01, 0.04, RATE as f64, seconds as f64, i)).sum::<f64>() / 200.0;
     let ours = (0..seeds).map(|i| goodput(Sim::new(i), 10_000, seconds).unwrap()).sum::<f64>() / seeds as f64;
     println!("goodput at 1 % loss: {:.2} Mbit/s, the model {:.2}", ours / 1e6, model / 1e6);
     assert!(ours >= model, "{:.2} Mbit/s, the model makes {:.2}", ours / 1e6, model / 1e6);
@@ -96,14 +97,23 @@ fn two_flows_share_a_bottleneck() {
         world.set_route(0, 2, &[bottleneck]);
         world.set_route(1, 3, &[bottleneck]);
         world.run_for(secs(10))?;
-        let bytes = |w: &World| [0, 1].map(|i| w.app::<Station>(i as u32 + 2).unwrap().got.get(&i).map_or(0, |r| r.bytes));
+        let bytes = |w: &World| {
+            [0, 1].map(|i| w.app::<Station>(i as u32 + 2).unwrap().got.get(&i).map_or(0, |r| r.bytes))
+        };
         let before = bytes(&world);
         world.run_for(secs(40))?;
         let after = bytes(&world);
         let (a, b) = (after[0] - before[0], after[1] - before[1]);
         let (share, used) = (a as f64 / (a + b) as f64, (a + b) as f64 * 8.0 / 40.0 / 40e6);
-        println!("seed {}: the first flow has {:.1} %, both {:.1} % of the link", s.seed(), share * 100.0, used * 100.0);
-        ensure(&world, (0.4..=0.6).contains(&share), || format!("the first flow has {share:.3} of the bottleneck"))?;
+        println!(
+            "seed {}: the first flow has {:.1} %, both {:.1} % of the link",
+            s.seed(),
+            share * 100.0,
+            used * 100.0
+        );
+        ensure(&world, (0.4..=0.6).contains(&share), || {
+            format!("the first flow has {share:.3} of the bottleneck")
+        })?;
         ensure(&world, used > 0.8, || format!("both together use {used:.3} of the bottleneck"))
     });
 }
@@ -111,7 +121,10 @@ fn two_flows_share_a_bottleneck() {
 #[test]
 fn rekey_every_second_stalls_nothing() {
     check("rekey_every_second_stalls_nothing", 1, |s| {
-        let config = s.config().tune(|_, node| node.session.keys.rekey_after = secs(1)).link(LinkConfig::delay(20 * MS));
+        let config = s
+            .config()
+            .tune(|_, node| node.session.keys.rekey_after = secs(1))
+            .link(LinkConfig::delay(20 * MS));
         let mut world = World::new(config);
         let every = 10 * MS;
         world.spawn(Station::sender([Flow { every: Some(every), ..Flow::reliable(1, 1, 59_000, 200) }]));

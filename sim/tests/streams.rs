@@ -22,7 +22,10 @@ fn a_pair_says_hello() {
         let got = pair.read(Side::B, b, stream);
         let want = vec![(0, b"hello".to_vec()), (1, b"mesh".to_vec())];
         ensure(&pair.world, got == want, || format!("{got:?}"))?;
-        let opened = pair.events(Side::B).iter().any(|e| matches!(e, Event::StreamOpened { label, .. } if label == "greeting"));
+        let opened = pair
+            .events(Side::B)
+            .iter()
+            .any(|e| matches!(e, Event::StreamOpened { label, .. } if label == "greeting"));
         ensure(&pair.world, opened, || "the label did not arrive".into())
     });
 }
@@ -67,7 +70,8 @@ fn five_thousand_in_a_row_are_lost() {
     check("five_thousand_in_a_row_are_lost", 1, |s| {
         // So many packets are in flight only on a long fat pipe; what is left of the hole when the
         // window is closed is made up by an outage.
-        let there = LinkConfig { holes: vec![4_000..9_000], ..LinkConfig::delay(100 * MS) }.with_rate(1_000_000_000, 25 << 20);
+        let there = LinkConfig { holes: vec![4_000..9_000], ..LinkConfig::delay(100 * MS) }
+            .with_rate(1_000_000_000, 25 << 20);
         let flows = (0..4).map(|i| Flow::reliable(i, 1, 1_000, 10_000)).collect();
         let mut world = two(World::new(s.config()), flows, &there, &LinkConfig::delay(100 * MS));
         world.at(secs(20), |w| w.link(0, 1).config.holes.clear());
@@ -98,7 +102,8 @@ fn duplication() {
 #[test]
 fn reordering() {
     check("reordering", RUNS, |s| {
-        let link = LinkConfig { reorder: 200_000, reorder_by: 30 * MS, jitter: 5 * MS, ..LinkConfig::default() };
+        let link =
+            LinkConfig { reorder: 200_000, reorder_by: 30 * MS, jitter: 5 * MS, ..LinkConfig::default() };
         transfer(s, &link, 300, secs(120)).map(drop)
     });
 }
@@ -165,7 +170,8 @@ fn small_and_shrinking_datagrams() {
 #[test]
 fn marks_slow_down_but_lose_nothing() {
     check("marks_slow_down_but_lose_nothing", RUNS, |s| {
-        let link = LinkConfig { mark_above: Some(10_000), ..LinkConfig::default().with_rate(10_000_000, 200_000) };
+        let link =
+            LinkConfig { mark_above: Some(10_000), ..LinkConfig::default().with_rate(10_000_000, 200_000) };
         let world = transfer(s, &link, 300, secs(60))?;
         let (lost, marked) = (world.link_stats().overflow, world.link_stats().marked);
         ensure(&world, marked > 0 && lost == 0, || format!("{marked} marked, {lost} lost in the queue"))

@@ -90,8 +90,10 @@ fn report(world: &World, options: &Options, took: f64, outcome: Result<(), Failu
     let node_seconds = f64::from(options.nodes) * options.seconds as f64;
     println!("seed {}, {} nodes, {} simulated seconds", options.seed, options.nodes, options.seconds);
     println!("messages: {queued} queued, {received} delivered; associations: {ups} ends up, {downs} down");
-    println!("datagrams: {} sent, {} arrived, {} lost, {} duplicated, {} damaged, {} nowhere",
-        stats.datagrams, stats.arrived, links.lost, links.duplicated, links.corrupted, stats.nowhere);
+    println!(
+        "datagrams: {} sent, {} arrived, {} lost, {} duplicated, {} damaged, {} nowhere",
+        stats.datagrams, stats.arrived, links.lost, links.duplicated, links.corrupted, stats.nowhere
+    );
     println!("events: {} in {took:.2} s; {:.0} node-seconds per second", stats.events, node_seconds / took);
     println!("trace {:016x}", world.trace());
     match outcome {

@@ -44,7 +44,9 @@ pub fn two(mut world: World, flows: Vec<Flow>, there: &LinkConfig, back: &LinkCo
 /// Runs until the streams of node 0 are over; then every message was received exactly once (the
 /// stations check order and content), and after the goodbye every credit is back.
 pub fn finish(world: &mut World, limit: Duration) -> Result<(), Failure> {
-    world.eventually(limit, "the end of all streams", |w| w.app::<Station>(0).is_some_and(Station::all_closed))?;
+    world.eventually(limit, "the end of all streams", |w| {
+        w.app::<Station>(0).is_some_and(Station::all_closed)
+    })?;
     let flows: Vec<Flow> = world.app::<Station>(0).unwrap().flows.iter().map(|(f, _)| *f).collect();
     for flow in flows {
         let got = world.app::<Station>(flow.to).unwrap().got.get(&flow.id).map_or(0, |r| r.count);
