@@ -163,7 +163,7 @@ impl Node {
                 self.touched(now, slot);
             }
             Some(Target::HalfOpen(id)) => {
-                if let Some(slot) = self.confirm(now, id, index, counter, data) {
+                if let Some(slot) = self.confirm(now, id, index, counter, path, data) {
                     // The association exists now; the packet is opened for good under its keys.
                     let pool = &mut self.pool;
                     if let Some(session) = self.slots[slot as usize].session.as_deref_mut() {

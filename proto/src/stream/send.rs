@@ -319,7 +319,8 @@ impl SendHalf {
         self.released + part
     }
 
-    /// Drops everything; returns what the peer may not have got.
+    /// Drops everything; returns what the peer may not have got. Where there is an order, that is
+    /// everything behind the first gap: the peer's application cannot have read it.
     pub fn drop_all(&mut self, spare: &mut dyn FnMut(Vec<u8>)) -> Tally {
         let mut lost = Tally::default();
         while let Some(chunk) = self.chunks.pop_front() {
@@ -328,7 +329,8 @@ impl SendHalf {
             while let Some((h, len)) = header(rest) {
                 let size = h + len;
                 let one = Tally { messages: 1, bytes: len };
-                if at + size <= self.acked_to || self.acked.covers(&(at..at + size)) {
+                let out_of_order = self.mode != Mode::Reliable && self.acked.covers(&(at..at + size));
+                if at + size <= self.acked_to || out_of_order {
                     self.delivered.add(one);
                 } else {
                     lost.add(one);
