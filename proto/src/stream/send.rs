@@ -321,7 +321,7 @@ impl SendHalf {
 
     /// Drops everything; returns what the peer may not have got. Where there is an order, that is
     /// everything behind the first gap: the peer's application cannot have read it.
-    pub fn drop_all(&mut self, spare: &mut dyn FnMut(Vec<u8>)) -> Tally {
+    pub fn drop_all(&mut self, ordered: bool, spare: &mut dyn FnMut(Vec<u8>)) -> Tally {
         let mut lost = Tally::default();
         while let Some(chunk) = self.chunks.pop_front() {
             let mut at = chunk.start;
@@ -329,7 +329,7 @@ impl SendHalf {
             while let Some((h, len)) = header(rest) {
                 let size = h + len;
                 let one = Tally { messages: 1, bytes: len };
-                let out_of_order = self.mode != Mode::Reliable && self.acked.covers(&(at..at + size));
+                let out_of_order = !ordered && self.acked.covers(&(at..at + size));
                 if at + size <= self.acked_to || out_of_order {
                     self.delivered.add(one);
                 } else {

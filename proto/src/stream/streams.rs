@@ -247,7 +247,7 @@ impl Streams {
         let before = s.send.queued;
         let delivered = s.send.delivered;
         let spares = &mut self.spares;
-        let lost = s.send.drop_all(&mut |c| spare(spares, c));
+        let lost = s.send.drop_all(s.mode == Mode::Reliable, &mut |c| spare(spares, c));
         s.send.state = send::State::Reset(code);
         s.owed &= !(owed::FIN | owed::SYNC | owed::BLOCKED);
         let mut done = s.send.delivered;
@@ -704,7 +704,7 @@ impl Streams {
         for slot in 0..self.table.slots.len() as u32 {
             let Some(mut s) = self.table.remove(slot) else { continue };
             let before = s.send.delivered;
-            sum.add(s.send.drop_all(&mut drop));
+            sum.add(s.send.drop_all(s.mode == Mode::Reliable, &mut drop));
             let mut done = s.send.delivered;
             done.sub(before);
             self.ledger.delivered.add(done);
