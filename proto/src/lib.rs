@@ -33,3 +33,4 @@ pub mod lane;
 
 // composition
 pub mod node;
+pub mod registry;

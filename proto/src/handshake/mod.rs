@@ -1,11 +1,20 @@
 //! Handshake: who is there, proven; and keys for an epoch.
 
-use serde::{Deserialize, Serialize};
+mod api;
+mod confirmed;
+mod cookie;
+mod dial;
+mod job;
+mod keys;
+mod machine;
+mod noise;
+mod respond;
+mod wire;
 
-/// Heavy work as a value.
-#[derive(Debug)]
-pub struct Job;
-
-/// What came of a [`Job`].
-#[derive(Debug, Serialize, Deserialize)]
-pub struct JobDone;
+pub use api::{
+    Answer, Config, DialFailure, DialId, DialRefused, DialRequest, Drops, Event, HalfOpenId, MAX_MESHES,
+    MAX_PATHS, MeshRefused, Secrets,
+};
+pub use job::{Job, JobDone};
+pub use machine::Handshakes;
+pub use wire::{Hello, Outcome, Welcome};

@@ -10,10 +10,11 @@ use crate::path::{Ecn, Path};
 use crate::session::Peer;
 use crate::session::aead::Cipher;
 use crate::storage::Ticket;
-use crate::stream::{Mode, StreamId};
+use crate::stream::{self, Mode, StreamId};
 use crate::time::{Duration, WallClock};
 
 pub use crate::handshake::{Job, JobDone};
+pub use crate::session::{Batch as Transmit, DownReason, Violation};
 
 /// Longest stream label, in bytes.
 pub const MAX_LABEL: usize = 256;
@@ -189,7 +190,7 @@ pub enum Event {
         /// Bytes that a port may queue at first (see [`Event::Writable`]).
         limit: u64,
     },
-    /// A stream could not be opened.
+    /// A stream could not be opened, or was gone before it could be flushed.
     StreamRefused {
         /// The caller's number.
         id: u64,
@@ -284,58 +285,10 @@ pub struct Lost {
     pub bytes: u64,
 }
 
-/// Why an association ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
-#[non_exhaustive]
-pub enum DownReason {
-    /// This side closed it.
-    #[error("closed here with code {0}")]
-    ClosedHere(u16),
-    /// The peer closed it.
-    #[error("closed by the peer with code {0}")]
-    ClosedByPeer(u16),
-    /// Nothing came for too long, and dialling again did not help.
-    #[error("the peer could not be reached any more")]
-    Unreachable,
-    /// The peer restarted: a new association replaces this one.
-    #[error("the peer restarted")]
-    Restarted,
-    /// The peer broke the protocol.
-    #[error("the peer broke the protocol: {0}")]
-    Violation(Violation),
-    /// The epoch of keys could not be renewed in time.
-    #[error("the keys could not be renewed in time")]
-    RekeyFailed,
-    /// The node shuts down.
-    #[error("the node shuts down")]
-    Shutdown,
-}
-
-/// How an authenticated peer broke the protocol. The association is closed with this number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
-#[non_exhaustive]
-pub enum Violation {
-    /// A frame could not be decoded.
-    #[error("a malformed frame")]
-    Frame,
-    /// An unknown frame that may not be ignored.
-    #[error("an unknown critical frame")]
-    UnknownCritical,
-    /// More data than the window allowed.
-    #[error("more than the window allowed")]
-    FlowControl,
-    /// More streams than allowed, or a stream id of the wrong side.
-    #[error("a stream that may not exist")]
-    StreamLimit,
-    /// Data behind the end of a stream, or two different ends.
-    #[error("a stream that does not end where it said")]
-    FinalSize,
-    /// An acknowledgement of a packet that was never sent.
-    #[error("an acknowledgement of what was not sent")]
-    Acknowledgement,
-    /// A message longer than allowed.
-    #[error("a message above the limit")]
-    MessageTooLarge,
+impl From<stream::Tally> for Lost {
+    fn from(tally: stream::Tally) -> Self {
+        Self { messages: tally.messages, bytes: tally.bytes }
+    }
 }
 
 /// Why a dial failed.
@@ -389,15 +342,27 @@ pub enum StreamError {
     LabelTooLong(usize),
 }
 
-/// What to send, and how. The bytes are in the buffer that was handed to `poll_transmit`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// Where to.
-    pub path: Path,
-    /// ECN bits to set.
-    pub ecn: Ecn,
-    /// Total bytes written.
-    pub len: usize,
-    /// If more than one datagram: the size of each but the last.
-    pub segment: Option<usize>,
+impl From<stream::OpenError> for StreamError {
+    fn from(error: stream::OpenError) -> Self {
+        match error {
+            stream::OpenError::TooMany(limit) => Self::TooMany(limit),
+            stream::OpenError::LabelTooLong(len) => Self::LabelTooLong(len),
+        }
+    }
+}
+
+/// A stream's event as the node tells it.
+pub(super) fn stream_event(peer: Peer, event: stream::Event, streams: &stream::Streams) -> Event {
+    match event {
+        stream::Event::Opened { id, label, mode } => {
+            Event::StreamOpened { peer, stream: id, label, mode, limit: streams.write_limit(id) }
+        }
+        stream::Event::Readable(stream) => Event::Readable { peer, stream },
+        stream::Event::Writable { id, limit } => Event::Writable { peer, stream: id, limit },
+        stream::Event::Flushed { token } => Event::Flushed { id: token },
+        stream::Event::Finished(stream) => Event::Finished { peer, stream },
+        stream::Event::ResetByPeer { id, code } => Event::ResetByPeer { peer, stream: id, code },
+        stream::Event::StoppedByPeer { id, code } => Event::StoppedByPeer { peer, stream: id, code },
+        stream::Event::Closed { id, lost } => Event::StreamClosed { peer, stream: id, lost: lost.into() },
+    }
 }

@@ -1,0 +1,439 @@
+//! Nodes joined by a wire that loses, delays, duplicates and reorders as it is told.
+
+use super::*;
+use crate::identity::{Identity, Incarnation, Mesh, MeshId, MeshKey};
+use crate::path::{Ecn, Remote};
+use crate::stream::{Messages, Mode, charge, frame_message};
+use crate::time::Duration;
+use std::format;
+use std::string::{String, ToString};
+use std::vec;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn addr(node: usize) -> core::net::SocketAddr {
+    core::net::SocketAddr::from(([10, 0, 0, node as u8 + 1], 7000))
+}
+
+fn mesh() -> Mesh {
+    Mesh { id: MeshId([1; 32]), key: MeshKey([2; 32]) }
+}
+
+fn config(node: usize, epoch: u64) -> Config {
+    let identity = Identity::from_seed(&[node as u8 + 10; 32]);
+    Config::new(identity, mesh(), Incarnation { epoch, random: node as u64 })
+}
+
+/// What becomes of the n-th datagram between two nodes: how often it arrives, after what delay.
+type Fault = dyn FnMut(u64, usize, usize) -> Vec<Duration>;
+
+struct Net {
+    now: Instant,
+    nodes: Vec<Node>,
+    addrs: Vec<core::net::SocketAddr>,
+    /// (arrival, tie-break, to, from address, bytes)
+    wire: BTreeMap<(Instant, u64), (usize, core::net::SocketAddr, Ecn, Vec<u8>)>,
+    sent: u64,
+    fault: Box<Fault>,
+    events: Vec<Vec<Event>>,
+    received: Vec<BTreeMap<(Peer, StreamId), Vec<Vec<u8>>>>,
+    drain: bool,
+    steps: u64,
+}
+
+impl Net {
+    fn new(count: usize) -> Self {
+        Self::with((0..count).map(|n| config(n, 1)).collect())
+    }
+
+    fn with(configs: Vec<Config>) -> Self {
+        let now = Instant::from_nanos(1_000_000_000);
+        let count = configs.len();
+        let nodes =
+            configs.into_iter().enumerate().map(|(n, c)| Node::new(c, [n as u8; 32], now).unwrap()).collect();
+        Self {
+            now,
+            nodes,
+            addrs: (0..count).map(addr).collect(),
+            wire: BTreeMap::new(),
+            sent: 0,
+            fault: Box::new(|_, _, _| vec![MS * 5]),
+            events: vec![Vec::new(); count],
+            received: vec![BTreeMap::new(); count],
+            drain: true,
+            steps: 0,
+        }
+    }
+
+    fn command(&mut self, node: usize, command: Command) {
+        let now = self.now;
+        self.nodes[node].handle(now, Input::Command(command));
+        self.settle(node);
+    }
+
+    /// Everything a driver does after an input.
+    fn settle(&mut self, node: usize) {
+        self.steps += 1;
+        let now = self.now;
+        while let Some((ticket, job)) = self.nodes[node].poll_job() {
+            let done = job.run();
+            self.nodes[node].handle(now, Input::Job(ticket, done));
+        }
+        while let Some(event) = self.nodes[node].poll_event() {
+            if let Event::Readable { peer, stream } = event {
+                if self.drain {
+                    self.read(node, peer, stream);
+                }
+            }
+            self.events[node].push(event);
+        }
+        let mut buf = vec![0; 64 * 1500];
+        while let Some(t) = self.nodes[node].poll_transmit(now, &mut buf) {
+            let Remote::Udp(remote) = t.path.remote else { panic!("{t:?}") };
+            for datagram in buf[..t.len].chunks(t.segment.unwrap_or(t.len)) {
+                let n = self.sent;
+                self.sent += 1;
+                let Some(to) = self.addrs.iter().position(|a| *a == remote) else { continue };
+                for (copy, delay) in (self.fault)(n, node, to).into_iter().enumerate() {
+                    let key = (now + delay, n << 3 | copy as u64);
+                    self.wire.insert(key, (to, self.addrs[node], t.ecn, datagram.to_vec()));
+                }
+            }
+        }
+        self.nodes[node].invariants();
+    }
+
+    fn read(&mut self, node: usize, peer: Peer, stream: StreamId) {
+        let now = self.now;
+        while let Some(taken) = self.nodes[node].take(peer, stream, Vec::new()) {
+            let mut total = 0;
+            for (_, message) in Messages::received(&taken.chunk, taken.mode, taken.first) {
+                total += charge(message.len());
+                self.received[node].entry((peer, stream)).or_default().push(message.to_vec());
+            }
+            if total == 0 {
+                break;
+            }
+            self.nodes[node].handle(now, Input::Command(Command::Consumed { peer, stream, charge: total }));
+        }
+    }
+
+    /// Runs to the next thing that happens, at the latest to `until`. False: nothing happens before.
+    fn step(&mut self, until: Instant) -> bool {
+        let timer = self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(n, node)| node.poll_timeout().map(|(at, _)| (at.max(self.now), n)))
+            .min();
+        let arrival = self.wire.keys().next().copied();
+        match (timer, arrival) {
+            (_, Some(key)) if timer.is_none_or(|(at, _)| key.0 <= at) && key.0 <= until => {
+                let (to, from, ecn, mut data) = self.wire.remove(&key).unwrap();
+                self.now = self.now.max(key.0);
+                let now = self.now;
+                let path = Path::udp(from);
+                self.nodes[to].handle(now, Input::Datagram { path, ecn, data: &mut data });
+                self.settle(to);
+                true
+            }
+            (Some((at, node)), _) if at <= until => {
+                self.now = at;
+                self.nodes[node].handle(at, Input::Timeout);
+                self.settle(node);
+                true
+            }
+            _ => {
+                self.now = until;
+                false
+            }
+        }
+    }
+
+    fn run(&mut self, time: Duration) {
+        let until = self.now + time;
+        let limit = self.steps + 3_000_000;
+        while self.step(until) {
+            assert!(self.steps < limit, "no progress at {:?}: {:?}", self.now, self.reasons());
+        }
+    }
+
+    fn reasons(&self) -> Vec<Option<(Instant, Reason)>> {
+        self.nodes.iter().map(Node::poll_timeout).collect()
+    }
+
+    fn run_until(&mut self, time: Duration, mut done: impl FnMut(&Self) -> bool) {
+        let until = self.now + time;
+        while !done(self) {
+            assert!(self.step(until), "not within {time:?}: {:?}", self.events);
+        }
+    }
+
+    fn dial(&mut self, from: usize, to: usize, id: u64) {
+        let entity = self.nodes[to].me;
+        let paths = vec![Path::udp(self.addrs[to])];
+        self.command(from, Command::Dial { id, entity, paths });
+    }
+
+    fn peer(&self, at: usize, of: usize) -> Peer {
+        let entity = self.nodes[of].me;
+        self.nodes[at].peers().find(|(_, e)| *e == entity).map(|(p, _)| p).expect("connected")
+    }
+
+    fn connected(&self, at: usize) -> usize {
+        self.events[at].iter().filter(|e| matches!(e, Event::Connected { .. })).count()
+    }
+
+    fn open(&mut self, from: usize, peer: Peer, label: &str, mode: Mode) -> StreamId {
+        self.command(from, Command::Open { id: 77, peer, label: label.to_string(), mode, priority: 16 });
+        match self.events[from].iter().rev().find(|e| matches!(e, Event::StreamReady { .. })) {
+            Some(Event::StreamReady { stream, .. }) => *stream,
+            _ => panic!("{:?}", self.events[from]),
+        }
+    }
+
+    fn send(&mut self, from: usize, peer: Peer, stream: StreamId, messages: &[Vec<u8>]) {
+        let mut chunk = Vec::new();
+        for m in messages {
+            frame_message(&mut chunk, m);
+        }
+        self.command(from, Command::Send { peer, stream, chunk });
+    }
+
+    fn got(&self, at: usize) -> Vec<Vec<u8>> {
+        self.received[at].values().flatten().cloned().collect()
+    }
+}
+
+fn messages(count: usize, len: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|n| format!("{n:0len$}").into_bytes()).collect()
+}
+
+#[test]
+fn two_nodes_connect_and_messages_arrive() {
+    let mut net = Net::new(2);
+    net.dial(0, 1, 5);
+    net.run_until(Duration::from_secs(1), |n| n.connected(0) == 1 && n.connected(1) == 1);
+    assert!(matches!(net.events[0][0], Event::Connected { dial: Some(5), .. }));
+    let peer = net.peer(0, 1);
+    for mode in [Mode::Reliable, Mode::Unordered, Mode::FireAndForget] {
+        let stream = net.open(0, peer, "logs", mode);
+        let sent = messages(500, 64);
+        net.send(0, peer, stream, &sent);
+        net.run(Duration::from_secs(2));
+        let mut got = net.got(1);
+        got.sort();
+        assert_eq!(got, sent, "{mode:?}");
+        net.received[1].clear();
+    }
+    let opened: Vec<_> = net.events[1]
+        .iter()
+        .filter_map(|e| match e {
+            Event::StreamOpened { label, .. } => Some(label.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(opened, ["logs", "logs", "logs"].map(String::from));
+}
+
+#[test]
+fn crossing_dials_make_one_association() {
+    let mut net = Net::new(2);
+    net.dial(0, 1, 1);
+    net.dial(1, 0, 2);
+    net.run(Duration::from_secs(3));
+    for n in 0..2 {
+        assert_eq!(net.nodes[n].peers().count(), 1);
+        assert_eq!(net.connected(n), 1, "{:?}", net.events[n]);
+        assert!(
+            !net.events[n].iter().any(|e| matches!(e, Event::Disconnected { .. })),
+            "{:?}",
+            net.events[n]
+        );
+    }
+    let peer = net.peer(0, 1);
+    let stream = net.open(0, peer, "x", Mode::Reliable);
+    net.send(0, peer, stream, &messages(10, 10));
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.got(1), messages(10, 10));
+}
+
+#[test]
+fn dials_that_cross_at_any_offset_make_one_association() {
+    for offset in 0..40 {
+        let mut net = Net::new(2);
+        net.dial(0, 1, 1);
+        net.run(MS / 2 * offset);
+        net.dial(1, 0, 2);
+        net.run(Duration::from_secs(3));
+        for n in 0..2 {
+            assert_eq!(net.nodes[n].peers().count(), 1, "offset {offset}");
+            let down = net.events[n].iter().any(|e| matches!(e, Event::Disconnected { .. }));
+            assert!(!down, "offset {offset}: {:?}", net.events[n]);
+        }
+    }
+}
+
+#[test]
+fn reliable_streams_deliver_everything_at_heavy_loss() {
+    for seed in 0..10 {
+        let mut net = Net::new(2);
+        let mut draws = Entropy::new(&[seed; 32], "faults");
+        net.fault = Box::new(move |_, _, _| match draws.below(100) {
+            0..20 => vec![],
+            20..25 => vec![MS * 5, MS * 9],
+            25..35 => vec![MS * 20],
+            _ => vec![MS * 5],
+        });
+        net.dial(0, 1, 1);
+        net.run_until(Duration::from_secs(20), |n| n.connected(0) == 1);
+        let peer = net.peer(0, 1);
+        let mut sent = Vec::new();
+        for mode in [Mode::Reliable, Mode::Unordered] {
+            let stream = net.open(0, peer, "s", mode);
+            let batch: Vec<_> = (0..300).map(|n| vec![n as u8; 1 + n * 37 % 5_000]).collect();
+            net.send(0, peer, stream, &batch);
+            sent.push((mode, batch));
+        }
+        net.run_until(Duration::from_secs(300), |n| n.got(1).len() >= 600);
+        for ((_, got), (mode, sent)) in net.received[1].iter_mut().zip(&mut sent) {
+            if *mode == Mode::Unordered {
+                got.sort();
+                sent.sort();
+            }
+            assert!(got == sent, "seed {seed} {mode:?}");
+        }
+    }
+}
+
+#[test]
+fn closing_tells_the_peer_and_leaves_nothing() {
+    let mut net = Net::new(2);
+    net.dial(0, 1, 1);
+    net.run(Duration::from_secs(1));
+    let peer = net.peer(0, 1);
+    net.command(0, Command::Disconnect { peer, code: 42 });
+    net.run(Duration::from_secs(2));
+    let reason = |n: usize| {
+        net.events[n].iter().find_map(|e| match e {
+            Event::Disconnected { reason, .. } => Some(*reason),
+            _ => None,
+        })
+    };
+    assert_eq!(reason(0), Some(DownReason::ClosedHere(42)));
+    assert_eq!(reason(1), Some(DownReason::ClosedByPeer(42)));
+    for node in &net.nodes {
+        assert_eq!((node.peers().count(), node.indices.in_use(), node.leased()), (0, 0, 0));
+        assert_eq!(node.poll_timeout(), None, "idle costs nothing");
+    }
+    // And they can meet again.
+    net.dial(1, 0, 9);
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.nodes[0].peers().count(), 1);
+}
+
+#[test]
+fn a_restarted_peer_is_a_new_association_and_losses_are_reported() {
+    let mut net = Net::new(2);
+    net.dial(0, 1, 1);
+    net.run(Duration::from_secs(1));
+    let peer = net.peer(0, 1);
+    let stream = net.open(0, peer, "s", Mode::Reliable);
+    net.run(Duration::from_secs(1));
+    // Node 1 dies and comes back; what is sent meanwhile is lost, and said to be.
+    net.nodes[1] = Node::new(config(1, 2), [99; 32], net.now).unwrap();
+    net.send(0, peer, stream, &messages(5, 10));
+    net.dial(1, 0, 3);
+    net.run(Duration::from_secs(1));
+    let lost = net.events[0].iter().find_map(|e| match e {
+        Event::Disconnected { reason: DownReason::Restarted, lost, .. } => Some(*lost),
+        _ => None,
+    });
+    assert_eq!(lost, Some(Lost { messages: 5, bytes: 50 }));
+    assert_ne!(net.peer(0, 1), peer);
+}
+
+#[test]
+fn a_dead_peer_is_given_up_after_its_time() {
+    let mut net = Net::new(2);
+    net.dial(0, 1, 1);
+    net.run(Duration::from_secs(1));
+    let peer = net.peer(0, 1);
+    let stream = net.open(0, peer, "s", Mode::Reliable);
+    net.run(Duration::from_secs(1));
+    net.fault = Box::new(|_, _, _| vec![]);
+    net.send(0, peer, stream, &messages(3, 10));
+    net.run(Duration::from_secs(60));
+    let down = net.events[0].iter().find_map(|e| match e {
+        Event::Disconnected { reason, lost, .. } => Some((*reason, *lost)),
+        _ => None,
+    });
+    assert_eq!(down, Some((DownReason::Unreachable, Lost { messages: 3, bytes: 30 })));
+}
+
+#[test]
+fn a_cut_of_ten_seconds_is_survived() {
+    let mut net = Net::new(2);
+    net.dial(0, 1, 1);
+    net.run(Duration::from_secs(1));
+    let peer = net.peer(0, 1);
+    let stream = net.open(0, peer, "s", Mode::Reliable);
+    net.run(Duration::from_secs(1));
+    net.fault = Box::new(|_, _, _| vec![]);
+    net.send(0, peer, stream, &messages(100, 100));
+    net.run(Duration::from_secs(10));
+    net.fault = Box::new(|_, _, _| vec![MS * 5]);
+    net.run(Duration::from_secs(8));
+    assert_eq!(net.got(1), messages(100, 100));
+}
+
+#[test]
+fn rekeying_under_load_loses_nothing() {
+    let mut configs = vec![config(0, 1), config(1, 1)];
+    for c in &mut configs {
+        c.session.keys.rekey_after = Duration::from_secs(1);
+        c.session.keys.refuse_after = Duration::from_secs(3);
+    }
+    let mut net = Net::with(configs);
+    net.dial(0, 1, 1);
+    net.run(Duration::from_secs(1));
+    let peer = net.peer(0, 1);
+    let stream = net.open(0, peer, "s", Mode::Reliable);
+    for _ in 0..600 {
+        net.send(0, peer, stream, &messages(20, 100));
+        net.run(MS * 50);
+    }
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.got(1).len(), 12_000);
+    let stats = net.nodes[0].peer_stats(peer).unwrap();
+    assert!(stats.epochs >= 20, "{stats:?}");
+    assert!(net.nodes[0].indices.in_use() <= 4);
+}
+
+#[test]
+fn an_idle_association_without_streams_is_dormant() {
+    let mut net = Net::new(2);
+    net.dial(0, 1, 1);
+    net.run(Duration::from_secs(5));
+    let before = net.sent;
+    net.run(Duration::from_secs(1000));
+    assert_eq!(net.sent, before);
+    // Its keys are too old now; the first use renews them.
+    let peer = net.peer(0, 1);
+    let stream = net.open(0, peer, "s", Mode::Reliable);
+    net.send(0, peer, stream, &messages(3, 10));
+    net.run(Duration::from_secs(2));
+    assert_eq!(net.got(1), messages(3, 10));
+}
+
+#[test]
+fn a_wrong_mesh_key_meets_silence() {
+    let mut stranger = config(0, 1);
+    stranger.meshes[0].key = MeshKey([3; 32]);
+    let mut net = Net::with(vec![stranger, config(1, 1)]);
+    net.dial(0, 1, 4);
+    net.run(Duration::from_secs(30));
+    assert!(matches!(net.events[0][..], [Event::DialFailed { dial: 4, error: DialError::TimedOut(_) }]));
+    assert_eq!(net.nodes[1].stats().datagrams_sent, 0);
+    assert!(net.events[1].is_empty());
+}

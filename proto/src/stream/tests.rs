@@ -1,0 +1,437 @@
+//! Two machines joined by a pipe that loses, reorders and duplicates frames.
+
+use alloc::collections::BTreeMap;
+use proptest::prelude::*;
+use std::vec::Vec;
+
+use super::*;
+use crate::codec::{Reader, Writer, check_canonical};
+use crate::time::{Duration, Instant};
+
+const RTT: Duration = Duration::from_millis(10);
+
+struct Packet {
+    from: usize,
+    bytes: Vec<u8>,
+    sent: Vec<SentFrame>,
+    arrived: bool,
+}
+
+#[derive(Default)]
+struct Got {
+    messages: BTreeMap<u64, Vec<(u64, Vec<u8>)>>,
+    finished: Vec<u64>,
+    closed: Vec<(u64, Tally)>,
+    opened: Vec<u64>,
+    flushed: Vec<u64>,
+}
+
+struct Pair {
+    ends: [Streams; 2],
+    pools: [Pool; 2],
+    got: [Got; 2],
+    wire: Vec<Packet>,
+    now: Instant,
+    rng: u64,
+    loss: u64,
+    reading: [bool; 2],
+    dropped: usize,
+}
+
+impl Pair {
+    fn new(config: &Config, seed: u64, loss: u64) -> Self {
+        let mut ends = [Streams::new(config, false), Streams::new(config, true)];
+        let limits = [ends[0].local_limits(), ends[1].local_limits()];
+        ends[0].set_peer_limits(limits[1]);
+        ends[1].set_peer_limits(limits[0]);
+        Self {
+            ends,
+            pools: [Pool::new(64 << 20), Pool::new(64 << 20)],
+            got: Default::default(),
+            wire: Vec::new(),
+            now: Instant::ZERO + Duration::from_secs(1),
+            rng: seed | 1,
+            loss,
+            reading: [true; 2],
+            dropped: 0,
+        }
+    }
+
+    fn draw(&mut self, below: u64) -> u64 {
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        self.rng % below
+    }
+
+    fn check(&self) {
+        for end in &self.ends {
+            assert_eq!(end.invariants(), Ok(()));
+        }
+    }
+
+    fn packet(&mut self, from: usize, room: usize) -> bool {
+        if !self.ends[from].has_output() {
+            return false;
+        }
+        let mut buf = std::vec![0; room];
+        let mut w = Writer::new(&mut buf);
+        let mut sent = Vec::new();
+        self.ends[from].write(&mut w, &mut |f| {
+            sent.push(f);
+            sent.len() <= 40
+        });
+        let used = w.used();
+        sent.truncate(40);
+        assert!(used > 0, "output was promised");
+        buf.truncate(used);
+        self.wire.push(Packet { from, bytes: buf, sent, arrived: false });
+        self.check();
+        true
+    }
+
+    fn arrive(&mut self, index: usize) -> bool {
+        let to = 1 - self.wire[index].from;
+        let bytes = self.wire[index].bytes.clone();
+        let mut r = Reader::new(&bytes);
+        while !r.is_empty() {
+            let kind = r.u8("kind").unwrap();
+            match self.ends[to].handle_frame(self.now, kind, &mut r, &mut self.pools[to]) {
+                Ok(()) => {}
+                Err(FrameError::Drop) => {
+                    self.dropped += 1;
+                    return false;
+                }
+                Err(e) => panic!("{e:?} for a frame {kind:#x}"),
+            }
+            self.check();
+        }
+        true
+    }
+
+    fn step(&mut self) {
+        self.now += Duration::from_millis(1);
+        for from in 0..2 {
+            for _ in 0..8 {
+                let room = 600 + self.draw(900) as usize;
+                if !self.packet(from, room) {
+                    break;
+                }
+            }
+        }
+        // Some of what is under way arrives, in any order, sometimes twice.
+        for _ in 0..self.wire.len() {
+            let index = self.draw(self.wire.len() as u64) as usize;
+            let fate = self.draw(100);
+            if fate < self.loss {
+                let p = self.wire.swap_remove(index);
+                for f in p.sent {
+                    self.ends[p.from].on_lost(f);
+                    self.check();
+                }
+            } else if fate < 80 {
+                if self.arrive(index) {
+                    self.wire[index].arrived = true;
+                    if self.draw(10) > 0 {
+                        let p = self.wire.swap_remove(index);
+                        for f in p.sent {
+                            self.ends[p.from].on_acked(f);
+                            self.check();
+                        }
+                    }
+                } else {
+                    let p = self.wire.swap_remove(index);
+                    for f in p.sent {
+                        self.ends[p.from].on_lost(f);
+                    }
+                }
+            }
+            if self.wire.is_empty() {
+                break;
+            }
+        }
+        self.events();
+    }
+
+    fn events(&mut self) {
+        for end in 0..2 {
+            let mut readable = Vec::new();
+            while let Some(event) = self.ends[end].poll_event() {
+                match event {
+                    Event::Readable(id) => readable.push(id),
+                    Event::Finished(id) => self.got[end].finished.push(id.0),
+                    Event::Closed { id, lost } => self.got[end].closed.push((id.0, lost)),
+                    Event::Opened { id, .. } => self.got[end].opened.push(id.0),
+                    Event::Flushed { token } => self.got[end].flushed.push(token),
+                    _ => {}
+                }
+            }
+            if self.reading[end] {
+                for id in readable {
+                    self.read(end, id);
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, end: usize, id: StreamId) {
+        let Some(taken) = self.ends[end].take(id, Vec::new()) else { return };
+        let mut cost = 0;
+        let mut messages = Messages::received(&taken.chunk, taken.mode, taken.first);
+        for (number, message) in messages.by_ref() {
+            cost += charge(message.len());
+            self.got[end].messages.entry(id.0).or_default().push((number, message.to_vec()));
+        }
+        assert!(messages.rest().is_empty());
+        self.ends[end].consumed(self.now, id, cost, RTT, &mut self.pools[end]);
+        self.check();
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..20_000 {
+            self.step();
+            if self.wire.is_empty() && !self.ends[0].has_output() && !self.ends[1].has_output() {
+                return;
+            }
+        }
+        panic!("never idle: {:?} under way", self.wire.len());
+    }
+}
+
+fn message(number: u64, len: usize) -> Vec<u8> {
+    (0..len).map(|i| (number as usize * 31 + i) as u8).collect()
+}
+
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => 0usize..100, 3 => 0usize..3_000, 1 => 0usize..200_000]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn every_mode_keeps_its_promise(
+        seed in any::<u64>(),
+        loss in 0u64..25,
+        plan in proptest::collection::vec((0u8..3, 0usize..2, proptest::collection::vec(size(), 0..30)), 1..6),
+    ) {
+        let mut pair = Pair::new(&Config::default(), seed, loss);
+        let mut sent: Vec<(usize, StreamId, Mode, Vec<usize>)> = Vec::new();
+        for (mode, from, sizes) in plan {
+            let mode = [Mode::FireAndForget, Mode::Reliable, Mode::Unordered][mode as usize];
+            let id = pair.ends[from].open("a stream", mode, 16).unwrap();
+            for (number, chunk) in sizes.chunks(3).enumerate() {
+                let mut bytes = Vec::new();
+                for (i, len) in chunk.iter().enumerate() {
+                    frame_message(&mut bytes, &message(number as u64 * 3 + i as u64, *len));
+                }
+                pair.ends[from].send(id, bytes).unwrap();
+                pair.check();
+                if pair.draw(2) == 0 {
+                    pair.step();
+                }
+            }
+            prop_assert!(pair.ends[from].flush(id, id.0));
+            prop_assert!(pair.ends[from].finish(id));
+            sent.push((from, id, mode, sizes));
+        }
+        pair.settle();
+        for (from, id, mode, sizes) in &sent {
+            let to = 1 - from;
+            prop_assert!(pair.got[to].finished.contains(&id.0), "{:?} not finished", mode);
+            prop_assert!(pair.got[*from].flushed.contains(&id.0));
+            let mut got = pair.got[to].messages.remove(&id.0).unwrap_or_default();
+            if *mode != Mode::Reliable {
+                got.sort();
+            }
+            prop_assert!(got.windows(2).all(|w| w[0].0 < w[1].0), "twice");
+            if *mode != Mode::FireAndForget {
+                prop_assert_eq!(got.len(), sizes.len());
+            }
+            for (number, bytes) in got {
+                prop_assert!(bytes == message(number, sizes[number as usize]), "bytes of {}", number);
+            }
+            // The other direction ends, and the stream is gone at both ends.
+            prop_assert!(pair.ends[to].finish(*id));
+        }
+        pair.settle();
+        for end in 0..2 {
+            prop_assert_eq!(pair.ends[end].count(), 0);
+            prop_assert_eq!(pair.got[end].closed.len(), sent.len());
+            prop_assert_eq!(pair.ends[end].window.received, pair.ends[end].window.drained);
+            prop_assert_eq!(pair.ends[end].window.received, pair.ends[1 - end].credit.used);
+            prop_assert_eq!(pair.ends[end].ledger().queued, Tally::default());
+            let lost = pair.ends[end].close_all(&mut pair.pools[end]);
+            prop_assert_eq!(lost, Tally::default());
+            prop_assert_eq!(pair.pools[end].leased(), 0);
+        }
+    }
+
+    #[test]
+    fn resets_and_stops_leave_no_credit_behind(
+        seed in any::<u64>(), loss in 0u64..20, steps in 0u64..20,
+        how in proptest::collection::vec((0u8..3, 0u8..3), 1..6),
+    ) {
+        let mut pair = Pair::new(&Config::default(), seed, loss);
+        let mut ids = Vec::new();
+        for (mode, how) in how {
+            let mode = [Mode::FireAndForget, Mode::Reliable, Mode::Unordered][mode as usize];
+            let id = pair.ends[0].open("", mode, 16).unwrap();
+            let mut bytes = Vec::new();
+            for n in 0..60 {
+                frame_message(&mut bytes, &message(n, 2_000));
+            }
+            pair.ends[0].send(id, bytes).unwrap();
+            ids.push((id, how));
+        }
+        for _ in 0..steps {
+            pair.step();
+        }
+        for (id, how) in &ids {
+            match how {
+                0 => { pair.ends[0].reset(*id, 7); pair.ends[0].stop(*id, 9); }
+                1 => { if !pair.ends[1].stop(*id, 8) { pair.ends[0].reset(*id, 7); } pair.ends[1].reset(*id, 8); }
+                _ => { pair.ends[0].finish(*id); pair.ends[0].stop(*id, 9); }
+            }
+            pair.check();
+        }
+        pair.settle();
+        for (id, _) in &ids {
+            for end in 0..2 {
+                pair.ends[end].reset(*id, 1);
+                pair.ends[end].stop(*id, 1);
+            }
+        }
+        pair.settle();
+        for end in 0..2 {
+            prop_assert_eq!(pair.ends[end].count(), 0, "streams left at {}", end);
+            prop_assert_eq!(pair.ends[end].window.received, pair.ends[end].window.drained);
+            prop_assert_eq!(pair.ends[end].window.received, pair.ends[1 - end].credit.used);
+            prop_assert!(pair.ends[end].ledger().balances());
+        }
+    }
+
+    #[test]
+    fn hostile_frames_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..200), open in any::<bool>()) {
+        hostile(&bytes, open);
+    }
+
+    #[test]
+    fn limits_are_canonical(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+        check_canonical::<Limits>(&bytes);
+    }
+}
+
+/// Feeds arbitrary bytes as frames; checks what must hold after each.
+fn hostile(bytes: &[u8], open: bool) {
+    let mut pool = Pool::new(1 << 20);
+    let mut s = Streams::new(&Config::default(), true);
+    s.set_peer_limits(Limits::default());
+    if open {
+        for mode in 0..3 {
+            let frame = [mode * 2, mode, 16, 0];
+            s.handle_frame(Instant::ZERO, 0x10, &mut Reader::new(&frame), &mut pool).unwrap();
+            s.open("x", [Mode::FireAndForget, Mode::Reliable, Mode::Unordered][mode as usize], 16).unwrap();
+        }
+    }
+    let mut r = Reader::new(bytes);
+    while let Ok(kind) = r.u8("kind") {
+        let kind = if Streams::handles(kind) { kind } else { 0x10 + kind % 13 };
+        match s.handle_frame(Instant::ZERO, kind, &mut r, &mut pool) {
+            Err(FrameError::Violation(_)) => return,
+            _ => assert_eq!(s.invariants(), Ok(())),
+        }
+    }
+}
+
+#[test]
+fn what_nobody_reads_stays_within_its_window_and_others_flow() {
+    let mut pair = Pair::new(&Config::default(), 5, 0);
+    pair.reading[1] = false;
+    let stuck: Vec<_> = (0..20).map(|_| pair.ends[0].open("stuck", Mode::Reliable, 16).unwrap()).collect();
+    for id in &stuck {
+        let mut bytes = Vec::new();
+        for n in 0..500 {
+            frame_message(&mut bytes, &message(n, 1_000));
+        }
+        pair.ends[0].send(*id, bytes).unwrap();
+    }
+    pair.settle();
+    for id in &stuck {
+        let held = pair.ends[1].stats(*id).unwrap().inbound_pending;
+        assert!(held > 30_000 && held <= 32 << 10, "{held}");
+    }
+    assert!(pair.ends[1].ceiling() <= (20 * 32 + 192) << 10, "{}", pair.ends[1].ceiling());
+    pair.reading[1] = true;
+    let free = pair.ends[0].open("free", Mode::Unordered, 16).unwrap();
+    let mut bytes = Vec::new();
+    for n in 0..500 {
+        frame_message(&mut bytes, &message(n, 1_000));
+    }
+    pair.ends[0].send(free, bytes).unwrap();
+    pair.settle();
+    assert_eq!(pair.got[1].messages[&free.0].len(), 500);
+}
+
+#[test]
+fn streams_without_end_are_refused_and_places_come_back() {
+    let mut config = Config::default();
+    config.local.streams = 8;
+    let mut pair = Pair::new(&config, 5, 0);
+    for round in 0..10 {
+        let mut ids = Vec::new();
+        while let Ok(id) = pair.ends[0].open("", Mode::Reliable, 16) {
+            ids.push(id);
+        }
+        assert!(!ids.is_empty(), "round {round}");
+        assert!(ids.len() <= 8);
+        for id in &ids {
+            assert!(pair.ends[0].finish(*id));
+        }
+        pair.settle();
+        for id in &ids {
+            assert!(pair.ends[1].finish(*id));
+        }
+        pair.settle();
+        assert_eq!(pair.ends[1].count(), 0);
+    }
+    let mut r = Reader::new(&[0x40, 0xa8, 1, 16, 0]);
+    let got = pair.ends[1].handle_frame(pair.now, 0x10, &mut r, &mut pair.pools[1]);
+    assert_eq!(got, Err(FrameError::Violation(Violation::StreamLimit)));
+}
+
+#[test]
+fn priority_scales_the_share_of_bytes() {
+    let mut config = Config::default();
+    config.local.session_window = 8 << 20;
+    config.local.stream_window = 4 << 20;
+    let mut pair = Pair::new(&config, 1, 0);
+    let priorities = [4, 16, 64];
+    let ids = priorities.map(|p| pair.ends[0].open("", Mode::Reliable, p).unwrap());
+    for id in ids {
+        let mut bytes = Vec::new();
+        for n in 0..2_000 {
+            frame_message(&mut bytes, &message(n, 1_000));
+        }
+        pair.ends[0].send(id, bytes).unwrap();
+    }
+    let mut share = BTreeMap::new();
+    for _ in 0..1_200 {
+        assert!(pair.packet(0, 1_200));
+        for f in &pair.wire.pop().unwrap().sent {
+            if let SentFrame::Data { id, len, .. } = f {
+                *share.entry(*id).or_insert(0u64) += u64::from(*len);
+            }
+        }
+    }
+    let total: u64 = share.values().sum();
+    for (id, weight) in ids.iter().zip(priorities) {
+        let (got, want) = (share[&id.0] * 1_000 / total, u64::from(weight) * 1_000 / 84);
+        assert!(got.abs_diff(want) <= 20, "priority {weight}: {got} of 1000, {want} expected");
+    }
+}
+
+#[test]
+fn a_sent_frame_stays_small() {
+    assert!(core::mem::size_of::<SentFrame>() <= 32);
+}

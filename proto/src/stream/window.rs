@@ -1,0 +1,129 @@
+//! The receiving side of credit: one window per stream and one for the session.
+
+use crate::time::{Duration, Instant};
+
+/// Credit that this side gave, in charged bytes since the start.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    /// Advertised: the peer may charge up to here.
+    pub limit: u64,
+    /// How far beyond `drained` the limit is kept.
+    pub size: u64,
+    base: u64,
+    max: u64,
+    /// Charged by what arrived (and by what is known never to arrive).
+    pub received: u64,
+    /// Drained by the application (or known never to arrive).
+    pub drained: u64,
+    epoch: Instant,
+    epoch_drained: u64,
+    wanted: u64,
+    /// The wanted message is larger than the window, so that draining alone does not help.
+    grow: bool,
+}
+
+impl Window {
+    pub const fn new(base: u64, max: u64) -> Self {
+        Self {
+            limit: base,
+            size: base,
+            base,
+            max,
+            received: 0,
+            drained: 0,
+            epoch: Instant::ZERO,
+            epoch_drained: 0,
+            wanted: 0,
+            grow: false,
+        }
+    }
+
+    /// What was advertised and is not drained: what the peer can make this side hold.
+    pub const fn advertised(&self) -> u64 {
+        self.limit.saturating_sub(self.drained)
+    }
+
+    pub const fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// The application drained `charge`. Returns whether the limit rose. `grow(from, to)` leases.
+    pub fn drain(
+        &mut self,
+        now: Instant,
+        charge: u64,
+        rtt: Duration,
+        grow: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> bool {
+        self.drained += charge;
+        if self.drained - self.epoch_drained >= self.size {
+            let took = now.since(self.epoch);
+            if took <= rtt.saturating_mul(2) {
+                let to = self.size.saturating_mul(2).min(self.max);
+                if to > self.size && grow(self.size, to) {
+                    self.size = to;
+                }
+            } else if took > rtt.saturating_mul(64) {
+                self.size = (self.size / 2).max(self.base);
+            }
+            self.epoch = now;
+            self.epoch_drained = self.drained;
+        }
+        self.raise(grow)
+    }
+
+    /// Raises the limit if a quarter of the window was drained, or if that is what the peer waits for.
+    pub fn raise(&mut self, grow: &mut dyn FnMut(u64, u64) -> bool) -> bool {
+        let mut target = self.drained + self.size;
+        if self.grow && self.wanted > self.limit {
+            let size = self.wanted.saturating_sub(self.drained);
+            if size > self.size && size <= self.max && grow(self.size, size) {
+                self.size = size;
+                target = self.wanted;
+            }
+        }
+        let due = target.saturating_sub(self.limit) >= self.size / 4;
+        if target > self.limit && (due || (self.wanted > self.limit && self.wanted <= target)) {
+            self.limit = target;
+            return true;
+        }
+        false
+    }
+
+    /// The peer waits for `need` because of one message that charges `size`.
+    pub fn want(&mut self, need: u64, size: u64, grow: &mut dyn FnMut(u64, u64) -> bool) -> bool {
+        if need <= self.limit || size > self.max || need > self.limit.saturating_add(size) {
+            return false;
+        }
+        self.wanted = need;
+        self.grow = size > self.size;
+        // A message that fits the window comes with ordinary draining.
+        if self.grow { self.raise(grow) } else { self.raise_drained() }
+    }
+
+    fn raise_drained(&mut self) -> bool {
+        let target = self.drained + self.size;
+        if self.wanted <= target && target > self.limit {
+            self.limit = target;
+            return true;
+        }
+        false
+    }
+
+    /// Keeps a quarter of the first window free although what is held is not drained: other streams
+    /// must not stall because one is not read.
+    pub fn relieve(&mut self, step: u64, grow: &mut dyn FnMut(u64, u64) -> bool) -> bool {
+        if self.limit.saturating_sub(self.received) >= self.base / 4 {
+            return false;
+        }
+        let to = self.size.saturating_add(step).min(self.max);
+        if to <= self.size || !grow(self.size, to) {
+            return false;
+        }
+        self.size = to;
+        let target = self.drained + self.size;
+        let rose = target > self.limit;
+        self.limit = self.limit.max(target);
+        rose
+    }
+}

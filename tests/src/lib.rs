@@ -1,0 +1,12 @@
+//! What the tests of the workspace share: reading our own sources as tokens, seeds for the fuzzers,
+//! and small mutations of them.
+
+pub mod corpus;
+pub mod source;
+
+use std::path::{Path, PathBuf};
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root").to_path_buf()
+}
