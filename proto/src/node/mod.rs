@@ -20,6 +20,7 @@ mod tests;
 mod timers;
 
 pub use crate::session::PeerStats;
+pub use crate::stream::{StreamStats, Taken};
 pub use api::*;
 pub use config::{AcceptPolicy, Config, ConfigError};
 pub use stats::{Drops, NodeStats};
@@ -35,7 +36,7 @@ use crate::identity::EntityId;
 use crate::path::Path;
 use crate::session::{self, Peer, Session, parse_header};
 use crate::storage::Ticket;
-use crate::stream::{Pool, StreamId, StreamStats, Taken};
+use crate::stream::{Pool, StreamId};
 use crate::time::{Instant, Reason, WallClock, earlier};
 
 use associate::{Dial, HalfOpen};
