@@ -76,7 +76,7 @@ impl Error {
         match self {
             Self::Dial(e) => matches!(e, DialError::TimedOut(_) | DialError::TooMany(_)),
             Self::Disconnected(r) => {
-                matches!(r, DownReason::Unreachable | DownReason::Restarted | DownReason::RekeyFailed)
+                matches!(r, DownReason::Unreachable | DownReason::Restarted)
             }
             Self::Stream(e) => matches!(e, StreamError::TooMany(_)),
             Self::Backpressure => true,
