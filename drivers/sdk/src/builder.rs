@@ -1,76 +1,347 @@
 //! How a mesh is configured and started.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use net_proto::identity::{EntityId, Identity, Invite, Mesh as MeshSecret, Ticket};
-use net_shell::runtime::Runtime;
+use net_proto::entropy::Entropy;
+use net_proto::identity::{
+    EntityId, Identity, Incarnation, Invite, MAX_TICKET_ADDRS, Mesh as MeshSecret, MeshId, MeshKey, Ticket,
+};
+use net_proto::node::{Config, Node};
+use net_proto::storage::Storage;
+use net_proto::time::nanos;
+use net_shell::aead::Native;
+use net_shell::driver::{self, Settings, Tap};
+use net_shell::runtime::{Runtime, UdpOptions};
+use net_shell::storage::state::Files;
 
-use crate::{Error, Mesh, Result};
+use crate::mesh::Inner;
+use crate::{Error, Mesh, Result, rt};
 
-/// Decides whether a proven identity may stay connected.
+/// Decides whether a proven identity may connect.
 pub type AcceptPolicy = Arc<dyn Fn(EntityId) -> bool + Send + Sync>;
+
+type Tweak = Box<dyn FnOnce(&mut Config) + Send>;
 
 /// Configures a node of a mesh; [`MeshBuilder::start`] brings it up.
 #[must_use]
 #[derive(Default)]
-pub struct MeshBuilder {}
+pub struct MeshBuilder {
+    addrs: Vec<SocketAddr>,
+    seed: Option<[u8; 32]>,
+    dir: Option<PathBuf>,
+    mesh: Option<MeshSecret>,
+    contact: Option<Ticket>,
+    runtime: Option<Arc<dyn Runtime>>,
+    advertise: Vec<SocketAddr>,
+    udp: UdpOptions,
+    tweaks: Vec<Tweak>,
+    tap: Option<Box<dyn Tap>>,
+    /// The first mistake; told by `start`, so that calls chain.
+    mistake: Option<Error>,
+}
 
-#[allow(unused_variables, missing_docs)]
+impl fmt::Debug for MeshBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshBuilder").field("addrs", &self.addrs).finish_non_exhaustive()
+    }
+}
+
 impl MeshBuilder {
-    /// Address to bind, `host:port` or a [`SocketAddr`]; may be called for each family.
-    pub fn bind(self, addr: impl IntoAddrs) -> Self {
-        todo!()
+    /// Binds these addresses too: `ip:port` text, a [`SocketAddr`], or several. Port 0 lets the
+    /// system choose. Without a call: any IPv4 address, and any IPv6 address if the system has it.
+    pub fn bind(mut self, addrs: impl IntoAddrs) -> Self {
+        match addrs.into_addrs() {
+            Ok(addrs) => self.addrs.extend(addrs),
+            Err(mistake) => _ = self.mistake.get_or_insert(mistake),
+        }
+        self
     }
+
+    /// Who this node is. Without it: what the state directory holds, else a fresh identity.
     pub fn identity(self, identity: Identity) -> Self {
-        todo!()
+        self.seed(identity.seed())
     }
-    pub fn seed(self, seed: [u8; 32]) -> Self {
-        todo!()
+
+    /// The same by its 32-byte seed.
+    pub fn seed(mut self, seed: [u8; 32]) -> Self {
+        self.seed = Some(seed);
+        self
     }
-    pub fn dir(self, dir: impl Into<PathBuf>) -> Self {
-        todo!()
+
+    /// Keeps identity, mesh and boot epoch in this directory (mode 0700, files 0600). One node at a
+    /// time; a second one fails to start.
+    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
     }
-    pub fn join(self, invite: &Invite) -> Self {
-        todo!()
+
+    /// Joins the mesh of an invite and dials its sender in the background.
+    pub fn join(mut self, invite: &Invite) -> Self {
+        self.mesh = Some(invite.mesh.clone());
+        self.contact = Some(invite.ticket.clone());
+        self
     }
-    pub fn mesh(self, mesh: MeshSecret) -> Self {
-        todo!()
+
+    /// Joins a mesh by its id and key. Without this, an invite, or a mesh in the state directory,
+    /// the node founds a new mesh with a fresh random key.
+    pub fn mesh(mut self, mesh: MeshSecret) -> Self {
+        self.mesh = Some(mesh);
+        self
     }
-    pub fn runtime(self, runtime: Arc<dyn Runtime>) -> Self {
-        todo!()
+
+    /// Runs on this runtime. Without it: the one that [`MeshBuilder::start`] is called in.
+    pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
+        self.runtime = Some(runtime);
+        self
     }
-    pub fn advertise(self, addr: SocketAddr) -> Self {
-        todo!()
+
+    /// An address at which others reach this node, for tickets: behind a NAT, or to choose among
+    /// several. Without it, tickets name the bound addresses.
+    pub fn advertise(mut self, addr: SocketAddr) -> Self {
+        self.advertise.push(addr);
+        self
     }
+
+    /// What a stream may have queued beyond what was delivered, in bytes; 1 MiB without it.
     pub fn send_buffer(self, bytes: u64) -> Self {
-        todo!()
+        self.config(move |c| c.session.streams.send_buffer = bytes)
     }
+
+    /// First receive window of a stream, in bytes.
     pub fn stream_window(self, bytes: u64) -> Self {
-        todo!()
+        self.config(move |c| {
+            c.session.streams.local.stream_window = bytes;
+            c.session.streams.max_stream_window = c.session.streams.max_stream_window.max(bytes);
+        })
     }
+
+    /// First receive window of an association, in bytes.
     pub fn window(self, bytes: u64) -> Self {
-        todo!()
+        self.config(move |c| {
+            c.session.streams.local.session_window = bytes;
+            c.session.streams.max_session_window = c.session.streams.max_session_window.max(bytes);
+        })
     }
-    pub fn ecn(self, on: bool) -> Self {
-        todo!()
+
+    /// Whether to set and read ECN bits; on without it.
+    pub fn ecn(mut self, on: bool) -> Self {
+        self.udp.ecn = on;
+        self.config(move |c| c.session.paths.ecn = on)
     }
-    pub fn gso(self, on: bool) -> Self {
-        todo!()
+
+    /// Whether to send several datagrams with one system call where the system can; on without it.
+    pub fn gso(mut self, on: bool) -> Self {
+        self.udp.gso = on;
+        self
     }
+
+    /// Largest datagram to try, in bytes.
     pub fn max_datagram(self, bytes: u16) -> Self {
-        todo!()
+        self.config(move |c| c.session.paths.max_size = bytes)
     }
+
+    /// Whether others may connect; on without it.
     pub fn accept(self, on: bool) -> Self {
-        todo!()
+        if on { self.config(|c| c.accept = None) } else { self.accept_if(|_| false) }
     }
+
+    /// Who may connect. Called in the driver's task once the identity is proven: it must not block.
+    /// A panic counts as no.
     pub fn accept_if(self, policy: impl Fn(EntityId) -> bool + Send + Sync + 'static) -> Self {
-        todo!()
+        let policy: AcceptPolicy = Arc::new(policy);
+        self.config(move |c| {
+            c.accept = Some(Arc::new(move |id: &EntityId| {
+                let call = std::panic::AssertUnwindSafe(|| policy(*id));
+                std::panic::catch_unwind(call).unwrap_or(false)
+            }));
+        })
     }
-    pub async fn start(self) -> Result<Mesh> {
-        todo!()
+
+    /// Changes the node's settings directly, after the other methods' values.
+    pub fn config(mut self, tweak: impl FnOnce(&mut Config) + Send + 'static) -> Self {
+        self.tweaks.push(Box::new(tweak));
+        self
     }
+
+    /// Records every input of the node. The record holds secrets.
+    pub fn tap(mut self, tap: Box<dyn Tap>) -> Self {
+        self.tap = Some(tap);
+        self
+    }
+
+    /// Starts the node.
+    ///
+    /// `Ok`: the sockets are bound, the state directory is locked and its boot epoch durable. It
+    /// does not say that any peer was reached. Dropped half-way, nothing runs; an epoch may be used
+    /// up, which does no harm.
+    pub async fn start(mut self) -> Result<Mesh> {
+        if let Some(mistake) = self.mistake.take() {
+            return Err(mistake);
+        }
+        let runtime = self.runtime.take().or_else(rt::current).ok_or(Error::NoRuntime)?;
+        let entropy = runtime.entropy();
+        let mut fresh = Entropy::new(&entropy, "sdk start");
+        let wall = runtime.wall();
+        let floor = nanos(wall.unix) / 1000;
+        let (storage, seed, mesh, incarnation) = match self.dir.take() {
+            Some(dir) => {
+                let mut storage = runtime
+                    .storage(&dir)
+                    .map_err(|e| Error::State(format!("cannot open {}: {e}", dir.display())))?;
+                let (seed, mesh, incarnation) =
+                    restore(&mut *storage, self.seed, self.mesh.take(), floor, &mut fresh).await?;
+                (Some(storage), seed, mesh, incarnation)
+            }
+            None => {
+                let seed = self.seed.unwrap_or_else(|| fresh.array());
+                let mesh = self.mesh.take().unwrap_or_else(|| found(&mut fresh));
+                (None, seed, mesh, Incarnation { epoch: floor, random: fresh.u64() })
+            }
+        };
+        let identity = Identity::from_seed(&seed);
+        let entity = identity.id();
+
+        let mut config = Config::new(identity, mesh.clone(), incarnation);
+        config.ciphers = Arc::new(Native::new());
+        for tweak in std::mem::take(&mut self.tweaks) {
+            tweak(&mut config);
+        }
+        config.session.streams = config.session.streams.checked();
+        let settings = Settings {
+            stream_window: config.session.streams.local.stream_window,
+            session_window: config.session.streams.local.session_window,
+            max_message: config.session.streams.local.max_message,
+            storage,
+            tap: self.tap.take(),
+        };
+        let node = Node::new(config, fresh.array(), runtime.now()).map_err(|e| Error::Config(e.to_string()))?;
+        let sockets = self.bind_all(&*runtime)?;
+        let bound: Vec<SocketAddr> = sockets.iter().map(|(tx, _)| tx.local_addr()).collect();
+        let addrs = if self.advertise.is_empty() { reachable(&bound) } else { self.advertise.clone() };
+        let mut addrs = addrs;
+        addrs.truncate(MAX_TICKET_ADDRS);
+
+        let hub = driver::start(&runtime, node, sockets, settings);
+        let ticket = Ticket { entity, addrs };
+        let mesh = Mesh { inner: Arc::new(Inner { hub, runtime: runtime.clone(), bound, ticket, secret: mesh }) };
+        if let Some(contact) = self.contact.take().filter(|contact| contact.entity != entity) {
+            let hub = mesh.inner.clone();
+            // The sender of the invite may be down; the mesh is up all the same.
+            runtime.spawn(
+                "net join",
+                Box::pin(async move {
+                    if let Err(error) = hub.dial(contact).await {
+                        tracing::info!(%error, "the sender of the invite was not reached");
+                    }
+                }),
+            );
+        }
+        Ok(mesh)
+    }
+
+    fn bind_all(&self, runtime: &dyn Runtime) -> Result<Vec<net_shell::runtime::Bound>> {
+        let bind = |addr| runtime.bind(addr, &self.udp).map_err(|source| Error::Bind { addr, source });
+        if self.addrs.is_empty() {
+            let mut sockets = vec![bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?];
+            // Not every system has IPv6.
+            sockets.extend(bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).ok());
+            return Ok(sockets);
+        }
+        if self.addrs.len() > usize::from(u8::MAX) {
+            return Err(Error::Config(format!("{} addresses to bind, at most 255", self.addrs.len())));
+        }
+        self.addrs.iter().copied().map(bind).collect()
+    }
+}
+
+fn found(fresh: &mut Entropy) -> MeshSecret {
+    MeshSecret { id: MeshId(fresh.array()), key: MeshKey(fresh.array()) }
+}
+
+/// Reads the state directory, and writes what it lacks.
+async fn restore(
+    storage: &mut dyn Storage,
+    seed: Option<[u8; 32]>,
+    mesh: Option<MeshSecret>,
+    floor: u64,
+    fresh: &mut Entropy,
+) -> Result<([u8; 32], MeshSecret, Incarnation)> {
+    let mut files = Files::new(storage);
+    // First: it locks the directory.
+    let incarnation = files.boot(floor, fresh.u64()).await?;
+    let damaged = |name: &str| Error::State(format!("file `{name}` is damaged; it is left untouched"));
+    let seed = match files.load("identity").await? {
+        Some(held) => {
+            let held: [u8; 32] = held.try_into().map_err(|_| damaged("identity"))?;
+            if seed.is_some_and(|seed| seed != held) {
+                return Err(Error::State("the directory belongs to another identity".into()));
+            }
+            held
+        }
+        None => {
+            let seed = seed.unwrap_or_else(|| fresh.array());
+            files.save("identity", &seed).await?;
+            seed
+        }
+    };
+    let held = match files.load("mesh").await? {
+        Some(held) => {
+            let held: [u8; 64] = held.try_into().map_err(|_| damaged("mesh"))?;
+            let (mut id, mut key) = ([0; 32], [0; 32]);
+            id.copy_from_slice(&held[..32]);
+            key.copy_from_slice(&held[32..]);
+            Some(MeshSecret { id: MeshId(id), key: MeshKey(key) })
+        }
+        None => None,
+    };
+    let mesh = match (mesh, held) {
+        (None, Some(held)) => held,
+        (Some(mesh), Some(held)) if mesh == held => held,
+        // Joining another mesh is a decision; it is remembered.
+        (mesh, _) => {
+            let mesh = mesh.unwrap_or_else(|| found(fresh));
+            files.save("mesh", &[mesh.id.0, mesh.key.0].concat()).await?;
+            mesh
+        }
+    };
+    Ok((seed, mesh, incarnation))
+}
+
+/// Addresses that others may reach. "Any" is replaced by the address that the system would send
+/// from, or by the loopback address if it has no route at all.
+fn reachable(bound: &[SocketAddr]) -> Vec<SocketAddr> {
+    let addrs = bound.iter().filter_map(|addr| {
+        if !addr.ip().is_unspecified() {
+            return Some(*addr);
+        }
+        // Connecting a UDP socket sends nothing; it asks the routing table. The addresses are those
+        // reserved for documentation (RFC 5737, RFC 3849).
+        let (from, to): (SocketAddr, SocketAddr) = match addr {
+            SocketAddr::V4(_) => (([0; 4], 0).into(), ([192, 0, 2, 1], 9).into()),
+            SocketAddr::V6(_) => (
+                (Ipv6Addr::UNSPECIFIED, 0).into(),
+                (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into(),
+            ),
+        };
+        let probe = || {
+            let socket = UdpSocket::bind(from)?;
+            socket.connect(to)?;
+            socket.local_addr()
+        };
+        match (probe(), addr) {
+            (Ok(local), _) if !local.ip().is_unspecified() => Some(SocketAddr::new(local.ip(), addr.port())),
+            (_, SocketAddr::V4(_)) => Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), addr.port())),
+            // Without an IPv6 route the IPv4 address is enough.
+            _ if bound.len() > 1 => None,
+            _ => Some(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), addr.port())),
+        }
+    });
+    let mut out: Vec<SocketAddr> = Vec::new();
+    addrs.for_each(|addr| if !out.contains(&addr) { out.push(addr) });
+    out
 }
 
 /// What [`MeshBuilder::bind`] takes.
@@ -78,14 +349,34 @@ pub trait IntoAddrs {
     /// The addresses, or why not.
     fn into_addrs(self) -> Result<Vec<SocketAddr>>;
 }
+
 impl IntoAddrs for SocketAddr {
     fn into_addrs(self) -> Result<Vec<SocketAddr>> {
         Ok(vec![self])
     }
 }
+
 impl IntoAddrs for &str {
     fn into_addrs(self) -> Result<Vec<SocketAddr>> {
-        self.parse().map(|a| vec![a]).map_err(|_| Error::BadAddress(self.into()))
+        self.parse().map(|addr| vec![addr]).map_err(|_| Error::BadAddress(self.into()))
+    }
+}
+
+impl IntoAddrs for &String {
+    fn into_addrs(self) -> Result<Vec<SocketAddr>> {
+        self.as_str().into_addrs()
+    }
+}
+
+impl IntoAddrs for &[SocketAddr] {
+    fn into_addrs(self) -> Result<Vec<SocketAddr>> {
+        Ok(self.to_vec())
+    }
+}
+
+impl IntoAddrs for Vec<SocketAddr> {
+    fn into_addrs(self) -> Result<Vec<SocketAddr>> {
+        Ok(self)
     }
 }
 
@@ -94,23 +385,33 @@ pub trait IntoTicket {
     /// The ticket, or why not.
     fn into_ticket(self) -> Result<Ticket>;
 }
+
 impl IntoTicket for Ticket {
     fn into_ticket(self) -> Result<Ticket> {
         Ok(self)
     }
 }
+
 impl IntoTicket for &Ticket {
     fn into_ticket(self) -> Result<Ticket> {
         Ok(self.clone())
     }
 }
+
 impl IntoTicket for &Invite {
     fn into_ticket(self) -> Result<Ticket> {
         Ok(self.ticket.clone())
     }
 }
+
 impl IntoTicket for &str {
     fn into_ticket(self) -> Result<Ticket> {
         Ok(self.parse()?)
+    }
+}
+
+impl IntoTicket for &String {
+    fn into_ticket(self) -> Result<Ticket> {
+        self.as_str().into_ticket()
     }
 }

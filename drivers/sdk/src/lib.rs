@@ -29,7 +29,8 @@ pub use mesh::{Drained, Events, Mesh, MeshEvent};
 /// What admits to a mesh: its id and its key.
 pub use net_proto::identity::Mesh as MeshSecret;
 pub use net_proto::identity::{EntityId, Identity, IdentityError, Invite, MeshId, MeshKey, Ticket};
-pub use net_proto::node::{DialError, DownReason, Lost, NodeStats, PeerStats, StreamError, StreamStats};
+pub use net_proto::node::{DialError, DownReason, Lost, NodeStats, PeerStats, StreamError};
+pub use net_proto::stream::StreamStats;
 pub use net_proto::path::{Path, Remote};
 pub use net_proto::session::aead::Cipher;
 pub use net_proto::stream::{MAX_MESSAGE, Mode, Mode::FireAndForget, Mode::Reliable, Mode::Unordered};

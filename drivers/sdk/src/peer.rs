@@ -1,50 +1,115 @@
 //! A proven peer.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use net_proto::identity::EntityId;
-use net_proto::node::{DownReason, PeerStats};
+use net_proto::node::{DownReason, PeerStats, StreamError};
 use net_proto::path::Path;
 use net_proto::session::aead::Cipher;
 use net_proto::stream::Mode;
+use net_shell::hub::{Control, PeerShared, reply};
 
-use crate::{Result, Stream};
+use crate::mesh::Inner;
+use crate::{Error, Result, Stream};
 
-/// An association with a peer whose identity is proven. Clones share it; dropping does not disconnect.
-#[derive(Clone, Debug)]
-pub struct Peer {}
+/// An association with a peer whose identity is proven.
+///
+/// Clones share it. Dropping the handle does not disconnect; a peer that comes back after it was
+/// gone is a new association with a new handle.
+#[derive(Clone)]
+pub struct Peer {
+    inner: Arc<Inner>,
+    shared: Arc<PeerShared>,
+}
 
-#[allow(unused_variables, missing_docs)]
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer").field("id", &self.id()).field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
 impl Peer {
+    pub(crate) const fn new(inner: Arc<Inner>, shared: Arc<PeerShared>) -> Self {
+        Self { inner, shared }
+    }
+
+    /// Who it is, proven.
     pub fn id(&self) -> EntityId {
-        todo!()
+        self.shared.entity
     }
+
+    /// Its address, if it is reached over UDP directly.
     pub fn addr(&self) -> Option<SocketAddr> {
-        todo!()
+        self.path().udp_addr()
     }
+
+    /// The path in use.
     pub fn path(&self) -> Path {
-        todo!()
+        self.shared.path()
     }
+
+    /// The data cipher that was agreed.
     pub fn cipher(&self) -> Cipher {
-        todo!()
+        self.shared.cipher
     }
+
+    /// Whether the association lives, as far as this side knows.
     pub fn is_connected(&self) -> bool {
-        todo!()
+        self.shared.down().is_none()
     }
+
+    fn gone(&self) -> Error {
+        self.shared.down().map_or(Error::Shutdown, Error::Disconnected)
+    }
+
+    /// Opens a stream. `options` is a mode, or [`StreamOptions`].
+    ///
+    /// `Ok`: the stream can be used here; the peer learns of it with the first message. Waits for
+    /// one turn of the driver, not for the network. Dropping the future closes the stream again.
     pub async fn open_stream(&self, label: &str, options: impl Into<StreamOptions>) -> Result<Stream> {
-        todo!()
+        let StreamOptions { mode, priority } = options.into();
+        if !self.is_connected() {
+            return Err(self.gone());
+        }
+        let (answer, wait) = reply();
+        let peer = self.shared.peer;
+        let open = Control::Open { peer, label: label.into(), mode, priority, reply: answer };
+        self.inner.hub.inbox.control(open);
+        match wait.recv().await {
+            Ok(Ok(shared)) => Ok(Stream::new(self.inner.clone(), shared)),
+            Ok(Err(StreamError::Gone)) if !self.is_connected() => Err(self.gone()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(Error::Shutdown),
+        }
     }
+
+    /// Waits for the next stream that this peer opened. Otherwise as
+    /// [`Mesh::accept_stream`](crate::Mesh::accept_stream), which takes from the same queue.
     pub async fn accept_stream(&self) -> Result<Stream> {
-        todo!()
+        let mine = |stream: &Arc<net_shell::hub::StreamShared>| stream.peer.peer == self.shared.peer;
+        let taken = self.inner.hub.streams.take(mine, || !self.is_connected()).await;
+        Ok(Stream::new(self.inner.clone(), taken.ok_or_else(|| self.gone())?))
     }
+
+    /// Counters and measurements. Dropping the future has no effect.
     pub async fn stats(&self) -> Result<PeerStats> {
-        todo!()
+        let (answer, wait) = reply();
+        self.inner.hub.inbox.control(Control::PeerStats(self.shared.peer, answer));
+        wait.recv().await.map_err(|_| Error::Shutdown)?.ok_or_else(|| self.gone())
     }
+
+    /// Waits until the association is gone, and says why. Dropping the future has no effect.
     pub async fn closed(&self) -> DownReason {
-        todo!()
+        self.shared.closed().await
     }
-    pub async fn disconnect(&self, code: u16) -> Result<()> {
-        todo!()
+
+    /// Closes the association with an application code. What was not acknowledged may be lost:
+    /// flush first what matters. Waits until it is gone; dropping the future does not stop it.
+    pub async fn disconnect(&self, code: u16) -> DownReason {
+        self.inner.hub.inbox.control(Control::Disconnect(self.shared.peer, code));
+        self.closed().await
     }
 }
 

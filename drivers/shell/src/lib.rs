@@ -1,5 +1,14 @@
 //! The runtime-neutral driver: everything that touches the world except readiness, timers and
-//! tasks, which a runtime brings.
+//! tasks, which a runtime brings ([`runtime`]).
 #![forbid(unsafe_code)]
 
+pub mod aead;
+pub mod bell;
+pub mod driver;
+pub mod hub;
+pub mod mailbox;
+pub mod ports;
 pub mod runtime;
+pub mod storage;
+pub mod udp;
+mod wait;

@@ -1,1 +1,156 @@
-//! x
+//! Net on tokio: readiness, timers, tasks and a pool. Everything else is in `net-shell`.
+#![forbid(unsafe_code)]
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use net_proto::storage::Storage;
+use net_proto::time::{Instant, WallClock};
+use net_shell::runtime::{
+    Batch, Bound, BoxFuture, Runtime, System, Timer, Transmit, UdpCaps, UdpOptions, UdpRx, UdpTx,
+};
+use net_shell::storage::FileStorage;
+use net_shell::udp::{Slots, UdpSocket};
+use tokio::io::Interest;
+use tokio::runtime::{Handle, TryCurrentError};
+
+/// A tokio runtime, with its I/O and time drivers on.
+#[derive(Clone, Debug)]
+pub struct Tokio {
+    handle: Handle,
+    system: System,
+}
+
+impl Tokio {
+    /// The runtime that this code runs in. Fails outside of one.
+    pub fn current() -> Result<Self, TryCurrentError> {
+        Handle::try_current().map(Self::new)
+    }
+
+    /// The runtime of `handle`.
+    pub fn new(handle: Handle) -> Self {
+        // One clock for all: instants taken through different values of this type compare.
+        static SYSTEM: OnceLock<System> = OnceLock::new();
+        Self { handle, system: *SYSTEM.get_or_init(System::new) }
+    }
+}
+
+impl Runtime for Tokio {
+    fn bind(&self, at: SocketAddr, options: &UdpOptions) -> io::Result<Bound> {
+        let inner = UdpSocket::bind(at, options)?;
+        let _entered = self.handle.enter();
+        // The copy shares the socket; it only serves to hear of readiness.
+        let ready = tokio::net::UdpSocket::from_std(inner.std().try_clone()?)?;
+        let socket = Arc::new(Socket { inner, ready });
+        Ok((socket.clone(), Box::new(Receiver { socket, memory: Slots::new() })))
+    }
+
+    fn timer(&self) -> Box<dyn Timer> {
+        Box::new(Sleep { runtime: self.clone(), sleep: None, at: None })
+    }
+
+    fn spawn(&self, _name: &'static str, task: BoxFuture) {
+        drop(self.handle.spawn(task));
+    }
+
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        drop(self.handle.spawn_blocking(work));
+    }
+
+    fn storage(&self, dir: &Path) -> io::Result<Box<dyn Storage>> {
+        Ok(Box::new(FileStorage::open(dir)?))
+    }
+
+    fn now(&self) -> Instant {
+        self.system.now()
+    }
+
+    fn wall(&self) -> WallClock {
+        self.system.wall()
+    }
+
+    fn entropy(&self) -> [u8; 32] {
+        self.system.entropy()
+    }
+}
+
+struct Socket {
+    inner: UdpSocket,
+    ready: tokio::net::UdpSocket,
+}
+
+impl UdpTx for Socket {
+    fn caps(&self) -> UdpCaps {
+        self.inner.caps()
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.inner.local_addr()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.ready.try_io(Interest::WRITABLE, || self.inner.try_send(transmit))
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ready.poll_send_ready(cx)
+    }
+}
+
+struct Receiver {
+    socket: Arc<Socket>,
+    memory: Slots,
+}
+
+impl UdpRx for Receiver {
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Batch<'_>>> {
+        loop {
+            ready!(self.socket.ready.poll_recv_ready(cx))?;
+            let Self { socket, memory } = self;
+            match socket.ready.try_io(Interest::READABLE, || socket.inner.fill(memory)) {
+                // Readiness was stale and is cleared now.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Poll::Ready(Err(e)),
+                Ok(()) => return Poll::Ready(Ok(self.memory.batch())),
+            }
+        }
+    }
+}
+
+struct Sleep {
+    runtime: Tokio,
+    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    at: Option<Instant>,
+}
+
+impl Timer for Sleep {
+    fn poll(&mut self, cx: &mut Context<'_>, at: Option<Instant>) -> Poll<()> {
+        let Some(at) = at else {
+            self.at = None;
+            return Poll::Pending;
+        };
+        if at <= self.runtime.now() {
+            return Poll::Ready(());
+        }
+        // Tokio's timers tick in milliseconds; it rounds up, so a wake is never early.
+        let deadline = || self.runtime.system.std_instant(at).into();
+        match &mut self.sleep {
+            None => {
+                let _entered = self.runtime.handle.enter();
+                self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline())));
+            }
+            Some(sleep) if self.at != Some(at) => sleep.as_mut().reset(deadline()),
+            Some(_) => {}
+        }
+        self.at = Some(at);
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,722 @@
+//! The one task that moves a node: datagrams in, events to ports, ports to the node, datagrams out.
+//!
+//! **Turn order.** Due timers; at most four batches of input; events fill ports. If a port was
+//! filled, the task yields once, so that the applications it woke run and their answers join the
+//! same turn. Then it collects ports and calls, and transmits; acknowledgements ride along. A turn
+//! ends after 100 µs or when there is nothing to do. Then: set asleep, look once more, sleep.
+
+mod output;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use net_proto::identity::EntityId;
+use net_proto::node::{Command, DownReason, Event, Input, Lost, Node, StreamError};
+use net_proto::path::Path;
+use net_proto::session::Peer;
+use net_proto::session::aead::Cipher;
+use net_proto::storage::Storage;
+use net_proto::stream::{Mode, StreamId};
+use net_proto::time::{Duration, Instant, Reason};
+
+use crate::bell::Inbox;
+use crate::hub::{Control, Drained, Hub, Notice, PeerShared, REFUSED, Reply, StreamShared};
+use crate::ports::{Collected, End, RecvPort, SendError, SendPort};
+use crate::runtime::{Bound, Runtime, Timer, UdpRx};
+use output::Output;
+
+/// Most batches of input in a turn.
+const MAX_BATCHES: usize = 4;
+/// A turn ends after this, so that other tasks of the thread run.
+const MAX_TURN: Duration = Duration::from_micros(100);
+/// Work that takes longer than this share of the time goes to the pool.
+const INLINE_SHARE: u32 = 10;
+/// How long goodbyes may take once streams are drained.
+const GOODBYE: Duration = Duration::from_millis(500);
+/// How often the node learns the wall clock.
+const WALL_EVERY: Duration = Duration::from_secs(60);
+
+/// Sees every input of a node before the node does, for a recorded run that replays. A record
+/// holds secrets: the file that it goes to has mode 0600.
+pub trait Tap: Send {
+    /// Called once per input, in order.
+    fn input(&mut self, now: Instant, input: &Input<'_>);
+}
+
+/// What the driver needs to know of the node's settings.
+pub struct Settings {
+    /// First receive window of a stream, in charged bytes.
+    pub stream_window: u64,
+    /// Receive window of an association, in charged bytes.
+    pub session_window: u64,
+    /// Longest message, in bytes.
+    pub max_message: u64,
+    /// Kept, with its locks, until the node is gone.
+    pub storage: Option<Box<dyn Storage>>,
+    /// Records the inputs.
+    pub tap: Option<Box<dyn Tap>>,
+}
+
+/// Starts the driver of `node` on `runtime`. Path socket numbers are positions in `sockets`.
+pub fn start(runtime: &Arc<dyn Runtime>, node: Node, sockets: Vec<Bound>, settings: Settings) -> Arc<Hub> {
+    let inbox = Arc::new(Inbox::new((settings.session_window / 4).max(1)));
+    let hub = Arc::new(Hub::new(inbox));
+    let (senders, receivers) = sockets.into_iter().unzip();
+    let now = runtime.now();
+    let driver = Driver {
+        core: Core { node, tap: settings.tap },
+        timer: runtime.timer(),
+        runtime: runtime.clone(),
+        receivers,
+        first_receiver: 0,
+        output: Output::new(senders),
+        stream_window: settings.stream_window,
+        max_message: settings.max_message,
+        hub: hub.clone(),
+        peers: HashMap::new(),
+        streams: Vec::new(),
+        free: Vec::new(),
+        names: HashMap::new(),
+        dials: HashMap::new(),
+        opens: HashMap::new(),
+        flushes: HashMap::new(),
+        ports: Vec::new(),
+        filled: Vec::new(),
+        yielded: false,
+        started: now,
+        more: false,
+        inline_after: now,
+        wall_at: now,
+        admitted: 0,
+        lost: Lost::default(),
+        closing: None,
+        storage: settings.storage,
+    };
+    runtime.spawn("net driver", Box::pin(driver));
+    hub
+}
+
+/// The node and what records its inputs: nothing reaches the node but through here.
+struct Core {
+    node: Node,
+    tap: Option<Box<dyn Tap>>,
+}
+
+impl Core {
+    fn handle(&mut self, now: Instant, input: Input<'_>) {
+        if let Some(tap) = &mut self.tap {
+            tap.input(now, &input);
+        }
+        self.node.handle(now, input);
+    }
+
+    fn command(&mut self, now: Instant, command: Command) {
+        self.handle(now, Input::Command(command));
+    }
+}
+
+type OpenReply = Reply<Result<Arc<StreamShared>, StreamError>>;
+
+struct Opening {
+    label: String,
+    mode: Mode,
+    reply: OpenReply,
+}
+
+struct Flushing {
+    key: u32,
+    reply: Option<Reply<Result<(), SendError>>>,
+}
+
+struct Closing {
+    /// Streams are drained until then.
+    until: Instant,
+    /// Flushes that the shutdown waits for.
+    waiting: usize,
+    /// Goodbyes were sent; the task ends at the latest then.
+    goodbye: Option<Instant>,
+    done: bool,
+    replies: Vec<Reply<Drained>>,
+}
+
+struct Driver {
+    core: Core,
+    runtime: Arc<dyn Runtime>,
+    timer: Box<dyn Timer>,
+    receivers: Vec<Box<dyn UdpRx>>,
+    first_receiver: usize,
+    output: Output,
+    stream_window: u64,
+    max_message: u64,
+    hub: Arc<Hub>,
+    peers: HashMap<Peer, Arc<PeerShared>>,
+    streams: Vec<Option<Arc<StreamShared>>>,
+    free: Vec<u32>,
+    names: HashMap<(Peer, StreamId), u32>,
+    dials: HashMap<u64, Reply<Result<Arc<PeerShared>, net_proto::node::DialError>>>,
+    opens: HashMap<u64, Opening>,
+    flushes: HashMap<u64, Flushing>,
+    /// Scratch: ports that rang.
+    ports: Vec<u32>,
+    /// Scratch: streams whose readers are to be woken.
+    filled: Vec<u32>,
+    yielded: bool,
+    started: Instant,
+    more: bool,
+    inline_after: Instant,
+    wall_at: Instant,
+    admitted: u64,
+    lost: Lost,
+    closing: Option<Closing>,
+    storage: Option<Box<dyn Storage>>,
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.hub.inbox.wake_up();
+        if !std::mem::take(&mut this.yielded) {
+            this.started = this.runtime.now();
+            this.timers();
+            this.more = this.receive(cx);
+            if this.events(this.started) {
+                this.yielded = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        let now = this.runtime.now();
+        this.collect(now);
+        this.jobs(now);
+        this.events(now);
+        let flow = this.output.transmit(&mut this.core, &*this.runtime, cx, now, now + MAX_TURN);
+        let filled = this.events(now);
+        if this.closed(now) {
+            return Poll::Ready(());
+        }
+        let next = this.next_wake(&flow);
+        let busy = this.more
+            || filled
+            || matches!(flow, output::Flow::More)
+            || this.timer.poll(cx, next).is_ready()
+            || !this.hub.inbox.sleep(cx.waker());
+        if busy {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Driver {
+    /// The runtime may drop the task at any time: nobody may wait for ever.
+    fn drop(&mut self) {
+        self.abandon();
+        self.hub.close();
+    }
+}
+
+impl Driver {
+    fn timers(&mut self) {
+        let now = self.started;
+        if now >= self.wall_at {
+            self.wall_at = now + WALL_EVERY;
+            let wall = self.runtime.wall();
+            self.core.handle(now, Input::Wall(wall));
+        }
+        if self.core.node.poll_timeout().is_some_and(|(at, _)| at <= now) {
+            self.core.handle(now, Input::Timeout);
+        }
+    }
+
+    /// True if there may be more input than a turn takes.
+    fn receive(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = self.started;
+        let count = self.receivers.len();
+        let mut budget = MAX_BATCHES;
+        for i in 0..count {
+            // Another socket goes first in the next turn.
+            let index = (self.first_receiver + i) % count;
+            loop {
+                if budget == 0 {
+                    self.first_receiver = (index + 1) % count;
+                    return true;
+                }
+                let core = &mut self.core;
+                match self.receivers[index].poll_recv(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(batch)) => batch.for_each(|from, local, ecn, data| {
+                        let path = Path {
+                            socket: index as u8,
+                            local,
+                            remote: net_proto::path::Remote::Udp(from),
+                        };
+                        core.handle(now, Input::Datagram { path, ecn, data });
+                    }),
+                    Poll::Ready(Err(error)) => tracing::debug!(%error, "receive"),
+                }
+                budget -= 1;
+            }
+        }
+        false
+    }
+
+    /// Hands out what the node says. True if a port was filled or an answer given.
+    fn events(&mut self, now: Instant) -> bool {
+        let mut woke = false;
+        while let Some(event) = self.core.node.poll_event() {
+            woke = true;
+            self.event(now, event);
+        }
+        while let Some(key) = self.filled.pop() {
+            if let Some(stream) = self.stream(key) {
+                stream.rx.wake();
+            }
+        }
+        woke
+    }
+
+    fn event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Connected { peer, entity, dial, path, cipher } => {
+                self.connected(peer, entity, dial, path, cipher);
+            }
+            Event::DialFailed { dial, error } => {
+                if let Some(reply) = self.dials.remove(&dial) {
+                    let _ = reply.try_send(Err(error));
+                }
+            }
+            Event::Disconnected { peer, reason, lost, .. } => self.disconnected(peer, reason, lost),
+            Event::StreamReady { id, peer, stream, limit } => {
+                let Some(opening) = self.opens.remove(&id) else { return };
+                let Some(shared) = self.insert(peer, stream, opening.label, opening.mode, limit) else {
+                    let _ = opening.reply.try_send(Err(StreamError::Gone));
+                    return;
+                };
+                if opening.reply.try_send(Ok(shared)).is_err() {
+                    // The caller gave up meanwhile.
+                    self.core.command(now, Command::Finish { peer, stream });
+                    self.core.command(now, Command::Stop { peer, stream, code: 0 });
+                }
+            }
+            Event::StreamRefused { id, error } => {
+                if let Some(opening) = self.opens.remove(&id) {
+                    let _ = opening.reply.try_send(Err(error));
+                }
+            }
+            Event::StreamOpened { peer, stream, label, mode, limit } => {
+                let Some(shared) = self.insert(peer, stream, label, mode, limit) else { return };
+                if let Err(shared) = self.hub.streams.push(shared) {
+                    shared.tx.close(SendError::Closed);
+                    shared.rx.stop();
+                    self.core.command(now, Command::Reset { peer, stream, code: REFUSED });
+                    self.core.command(now, Command::Stop { peer, stream, code: REFUSED });
+                }
+            }
+            Event::Readable { peer, stream } => self.take(peer, stream),
+            Event::Writable { peer, stream, limit } => {
+                if let Some(stream) = self.named(peer, stream) {
+                    stream.tx.raise(limit);
+                }
+            }
+            Event::Flushed { id } => {
+                if let Some(flushing) = self.flushes.remove(&id) {
+                    self.answer_flush(flushing, Ok(()));
+                }
+            }
+            Event::Finished { peer, stream } => {
+                self.take(peer, stream);
+                if let Some(stream) = self.named(peer, stream) {
+                    stream.rx.end(End::Finished);
+                }
+            }
+            Event::ResetByPeer { peer, stream, code } => {
+                self.take(peer, stream);
+                if let Some(stream) = self.named(peer, stream) {
+                    stream.rx.end(End::Reset(code));
+                }
+            }
+            Event::StoppedByPeer { peer, stream, code } => {
+                if let Some(stream) = self.named(peer, stream) {
+                    self.end_sending(&stream, SendError::Stopped(code));
+                    self.fail_flushes(stream.key, SendError::Stopped(code));
+                }
+            }
+            Event::StreamClosed { peer, stream, lost } => {
+                self.take(peer, stream);
+                let Some(shared) = self.named(peer, stream) else { return };
+                self.end_sending(&shared, SendError::Closed);
+                self.count_lost(lost);
+                shared.rx.end(End::Finished);
+                if lost.messages == 0 {
+                    self.pass_flushes(shared.key);
+                } else {
+                    self.fail_flushes(shared.key, SendError::Closed);
+                }
+                self.remove(&shared);
+            }
+            Event::PathChanged { peer, path } => {
+                if let Some(shared) = self.peers.get(&peer) {
+                    shared.set_path(path);
+                    self.hub.tell(&Notice::PathChanged(shared.clone(), path));
+                }
+            }
+            Event::Drained => {
+                if let Some(closing) = &mut self.closing {
+                    closing.done = true;
+                }
+            }
+            other => tracing::warn!(?other, "an event that this driver does not know"),
+        }
+    }
+
+    fn connected(&mut self, peer: Peer, entity: EntityId, dial: Option<u64>, path: Path, cipher: Cipher) {
+        let shared = match self.peers.get(&peer) {
+            Some(shared) => shared.clone(),
+            None => {
+                let shared = Arc::new(PeerShared::new(peer, entity, cipher, path));
+                self.peers.insert(peer, shared.clone());
+                self.hub.up(shared.clone());
+                self.hub.tell(&Notice::Connected(shared.clone()));
+                if dial.is_none() {
+                    // Full: nobody accepts peers here; they stay in the list.
+                    let _ = self.hub.incoming.push(shared.clone());
+                }
+                tracing::info!(peer = ?entity, ?path, cipher = cipher.name(), "connected");
+                shared
+            }
+        };
+        if let Some(reply) = dial.and_then(|id| self.dials.remove(&id)) {
+            let _ = reply.try_send(Ok(shared));
+        }
+    }
+
+    fn disconnected(&mut self, peer: Peer, reason: DownReason, lost: Lost) {
+        self.count_lost(lost);
+        let Some(shared) = self.peers.remove(&peer) else { return };
+        let streams: Vec<_> =
+            self.streams.iter().flatten().filter(|stream| stream.peer.peer == peer).cloned().collect();
+        for stream in streams {
+            self.take(peer, stream.id);
+            self.end_sending(&stream, SendError::Disconnected(reason));
+            stream.rx.end(End::Disconnected(reason));
+            self.fail_flushes(stream.key, SendError::Disconnected(reason));
+            self.remove(&stream);
+        }
+        shared.set_down(reason);
+        self.hub.gone(peer);
+        tracing::info!(peer = ?shared.entity, %reason, "disconnected");
+        self.hub.tell(&Notice::Disconnected(shared, reason, lost));
+    }
+
+    fn insert(
+        &mut self,
+        peer: Peer,
+        id: StreamId,
+        label: String,
+        mode: Mode,
+        limit: u64,
+    ) -> Option<Arc<StreamShared>> {
+        let shared = self.peers.get(&peer)?.clone();
+        let key = self.free.pop().unwrap_or_else(|| {
+            self.streams.push(None);
+            (self.streams.len() - 1) as u32
+        });
+        let inbox = &self.hub.inbox;
+        let stream = Arc::new(StreamShared {
+            peer: shared,
+            id,
+            label,
+            mode,
+            tx: SendPort::new(key, inbox.clone(), limit, self.max_message),
+            rx: RecvPort::new(key, inbox.clone(), self.stream_window),
+            key,
+        });
+        self.streams[key as usize] = Some(stream.clone());
+        self.names.insert((peer, id), key);
+        Some(stream)
+    }
+
+    fn remove(&mut self, stream: &StreamShared) {
+        if self.names.remove(&(stream.peer.peer, stream.id)).is_some() {
+            self.streams[stream.key as usize] = None;
+            self.free.push(stream.key);
+        }
+    }
+
+    fn stream(&self, key: u32) -> Option<Arc<StreamShared>> {
+        self.streams.get(key as usize)?.clone()
+    }
+
+    fn named(&self, peer: Peer, id: StreamId) -> Option<Arc<StreamShared>> {
+        self.stream(*self.names.get(&(peer, id))?)
+    }
+
+    /// Moves what arrived into the port.
+    fn take(&mut self, peer: Peer, id: StreamId) {
+        let Some(stream) = self.named(peer, id) else { return };
+        let mut any = false;
+        while let Some(taken) = self.core.node.take(peer, id, stream.rx.spare()) {
+            any = true;
+            stream.rx.push(taken);
+        }
+        if any && self.filled.last() != Some(&stream.key) {
+            self.filled.push(stream.key);
+        }
+    }
+
+    /// Collects what ports hold, then does what was asked. A flush comes after what it covers.
+    fn collect(&mut self, now: Instant) {
+        let mut ports = std::mem::take(&mut self.ports);
+        self.hub.inbox.take_ports(&mut ports);
+        for key in ports.drain(..) {
+            let Some(stream) = self.stream(key) else { continue };
+            self.collect_port(now, &stream);
+            let charge = stream.rx.consumed();
+            if charge > 0 {
+                let (peer, stream) = (stream.peer.peer, stream.id);
+                self.core.command(now, Command::Consumed { peer, stream, charge });
+            }
+        }
+        self.ports = ports;
+        while let Some(call) = self.hub.inbox.take_control() {
+            self.call(now, call);
+        }
+    }
+
+    fn collect_port(&mut self, now: Instant, stream: &StreamShared) {
+        let got = stream.tx.collect(self.core.node.spent().unwrap_or_default());
+        if got.chunk.is_empty() {
+            return;
+        }
+        self.admitted += got.messages;
+        if self.names.contains_key(&(stream.peer.peer, stream.id)) {
+            let (peer, stream) = (stream.peer.peer, stream.id);
+            self.core.command(now, Command::Send { peer, stream, chunk: got.chunk });
+        } else {
+            self.count_lost(Lost { messages: got.messages, bytes: got.bytes });
+        }
+    }
+
+    /// No more goes out on this stream; what was not collected is lost.
+    fn end_sending(&mut self, stream: &StreamShared, why: SendError) {
+        stream.tx.close(why);
+        let Collected { messages, bytes, .. } = stream.tx.collect(Vec::new());
+        self.admitted += messages;
+        self.count_lost(Lost { messages, bytes });
+    }
+
+    fn count_lost(&mut self, lost: Lost) {
+        self.lost.messages += lost.messages;
+        self.lost.bytes += lost.bytes;
+    }
+
+    fn call(&mut self, now: Instant, call: Control) {
+        match call {
+            Control::Dial { id, entity, paths, reply } => {
+                self.dials.insert(id, reply);
+                self.core.command(now, Command::Dial { id, entity, paths });
+            }
+            Control::CancelDial(id) => {
+                if self.dials.remove(&id).is_some() {
+                    self.core.command(now, Command::CancelDial { id });
+                }
+            }
+            Control::Open { peer, label, mode, priority, reply } => {
+                let id = self.hub.number();
+                self.opens.insert(id, Opening { label: label.clone(), mode, reply });
+                self.core.command(now, Command::Open { id, peer, label, mode, priority });
+            }
+            Control::Flush { stream, finish, reply } => self.flush(now, &stream, finish, reply),
+            Control::Reset(stream, code) => {
+                self.end_sending(&stream, SendError::Closed);
+                self.fail_flushes(stream.key, SendError::Closed);
+                let (peer, stream) = (stream.peer.peer, stream.id);
+                self.core.command(now, Command::Reset { peer, stream, code });
+            }
+            Control::Stop(stream, code) => {
+                let (peer, stream) = (stream.peer.peer, stream.id);
+                self.core.command(now, Command::Stop { peer, stream, code });
+            }
+            Control::Disconnect(peer, code) => {
+                let streams: Vec<_> =
+                    self.streams.iter().flatten().filter(|s| s.peer.peer == peer).cloned().collect();
+                for stream in streams {
+                    self.collect_port(now, &stream);
+                }
+                self.core.command(now, Command::Disconnect { peer, code });
+            }
+            Control::NetworkChanged => self.core.command(now, Command::NetworkChanged),
+            Control::NodeStats(reply) => {
+                let _ = reply.try_send(self.core.node.stats());
+            }
+            Control::PeerStats(peer, reply) => {
+                let _ = reply.try_send(self.core.node.peer_stats(peer));
+            }
+            Control::StreamStats(peer, stream, reply) => {
+                let _ = reply.try_send(self.core.node.stream_stats(peer, stream));
+            }
+            Control::Ceiling(reply) => {
+                let _ = reply.try_send(self.core.node.ceiling());
+            }
+            Control::Job(ticket, done) => self.core.handle(now, Input::Job(ticket, done)),
+            Control::Shutdown(limit, reply) => self.shutdown(now, limit, reply),
+        }
+    }
+
+    fn flush(
+        &mut self,
+        now: Instant,
+        stream: &Arc<StreamShared>,
+        finish: bool,
+        reply: Option<Reply<Result<(), SendError>>>,
+    ) {
+        let (peer, id) = (stream.peer.peer, stream.id);
+        if finish {
+            stream.tx.close(SendError::Closed);
+        }
+        self.collect_port(now, stream);
+        if !self.names.contains_key(&(peer, id)) {
+            let why = stream.peer.down().map_or(SendError::Closed, SendError::Disconnected);
+            if let Some(reply) = reply {
+                let _ = reply.try_send(Err(why));
+            }
+            return;
+        }
+        if let Some(reply) = reply {
+            let number = self.hub.number();
+            self.flushes.insert(number, Flushing { key: stream.key, reply: Some(reply) });
+            self.core.command(now, Command::Flush { id: number, peer, stream: id });
+        }
+        if finish {
+            self.core.command(now, Command::Finish { peer, stream: id });
+        }
+    }
+
+    fn answer_flush(&mut self, flushing: Flushing, result: Result<(), SendError>) {
+        match (flushing.reply, &mut self.closing) {
+            (Some(reply), _) => {
+                let _ = reply.try_send(result);
+            }
+            (None, Some(closing)) => closing.waiting = closing.waiting.saturating_sub(1),
+            (None, None) => {}
+        }
+    }
+
+    fn end_flushes(&mut self, key: u32, result: Result<(), SendError>) {
+        // In order of their numbers, so that a run repeats.
+        let mut ids: Vec<u64> =
+            self.flushes.iter().filter(|(_, flushing)| flushing.key == key).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            if let Some(flushing) = self.flushes.remove(&id) {
+                self.answer_flush(flushing, result);
+            }
+        }
+    }
+
+    fn fail_flushes(&mut self, key: u32, why: SendError) {
+        self.end_flushes(key, Err(why));
+    }
+
+    fn pass_flushes(&mut self, key: u32) {
+        self.end_flushes(key, Ok(()));
+    }
+
+    /// Heavy work: here, if it takes at most a tenth of the time; else on the pool.
+    fn jobs(&mut self, now: Instant) {
+        let mut now = now;
+        while let Some((ticket, job)) = self.core.node.poll_job() {
+            if now >= self.inline_after {
+                let done = job.run();
+                let after = self.runtime.now();
+                self.inline_after = after + after.since(now) * INLINE_SHARE;
+                now = after;
+                self.core.handle(now, Input::Job(ticket, done));
+            } else {
+                let inbox = self.hub.inbox.clone();
+                self.runtime.blocking(Box::new(move || inbox.control(Control::Job(ticket, job.run()))));
+            }
+        }
+    }
+
+    fn shutdown(&mut self, now: Instant, limit: Duration, reply: Option<Reply<Drained>>) {
+        if let Some(closing) = &mut self.closing {
+            closing.replies.extend(reply);
+            closing.until = closing.until.min(now + limit);
+            return;
+        }
+        self.closing = Some(Closing {
+            until: now + limit,
+            waiting: 0,
+            goodbye: None,
+            done: false,
+            replies: reply.into_iter().collect(),
+        });
+        let streams: Vec<_> = self.streams.iter().flatten().cloned().collect();
+        for stream in streams {
+            stream.tx.close(SendError::Disconnected(DownReason::Shutdown));
+            self.collect_port(now, &stream);
+            let id = self.hub.number();
+            self.flushes.insert(id, Flushing { key: stream.key, reply: None });
+            if let Some(closing) = &mut self.closing {
+                closing.waiting += 1;
+            }
+            self.core.command(now, Command::Flush { id, peer: stream.peer.peer, stream: stream.id });
+        }
+    }
+
+    /// Moves a shutdown on. True when it is over.
+    fn closed(&mut self, now: Instant) -> bool {
+        let Some(closing) = &mut self.closing else { return false };
+        match closing.goodbye {
+            None if closing.waiting == 0 || now >= closing.until => {
+                closing.goodbye = Some(now + GOODBYE);
+                self.core.command(now, Command::Shutdown);
+                // The goodbyes leave in the next turn.
+                self.more = true;
+                false
+            }
+            Some(latest) if closing.done || now >= latest => {
+                // `Drained` comes with the last goodbye still to be sent.
+                !self.more && !self.output.blocked() || now >= latest
+            }
+            _ => false,
+        }
+    }
+
+    fn next_wake(&self, flow: &output::Flow) -> Option<Instant> {
+        // Output that waits for the socket is not due.
+        let node = self.core.node.poll_timeout().filter(|(_, why)| {
+            !(matches!(flow, output::Flow::Blocked(_)) && *why == Reason::Output)
+        });
+        let retry = match flow {
+            output::Flow::Blocked(retry) => *retry,
+            _ => None,
+        };
+        let closing = self.closing.as_ref().map(|c| c.goodbye.unwrap_or(c.until));
+        [node.map(|(at, _)| at), retry, closing].into_iter().flatten().min()
+    }
+
+    /// Ends everything that somebody may wait for, and answers the shutdown.
+    fn abandon(&mut self) {
+        let mut peers: Vec<Peer> = self.peers.keys().copied().collect();
+        peers.sort_unstable();
+        for peer in peers {
+            self.disconnected(peer, DownReason::Shutdown, Lost::default());
+        }
+        // Before the answer: its caller may start again on the same addresses and directory.
+        self.receivers.clear();
+        self.output.close();
+        self.storage = None;
+        let drained =
+            Drained { flushed: self.admitted.saturating_sub(self.lost.messages), lost: self.lost };
+        for reply in self.closing.take().into_iter().flat_map(|closing| closing.replies) {
+            let _ = reply.try_send(drained);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+use std::time::{Duration, Instant};
+
+use net_proto::path::Ecn;
+
+use super::*;
+use crate::runtime::{Transmit, UdpOptions};
+
+/// Receives until `count` datagrams came; the socket blocks in the kernel with a time limit.
+fn collect(socket: &UdpSocket, count: usize) -> Vec<(Ecn, Vec<u8>)> {
+    let mut memory = Slots::new();
+    let mut got = Vec::new();
+    let start = Instant::now();
+    while got.len() < count {
+        match socket.recv(&mut memory) {
+            Ok(batch) => batch.for_each(|_, _, ecn, data| got.push((ecn, data.to_vec()))),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => std::thread::yield_now(),
+            Err(e) => panic!("{e}"),
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{} of {count} datagrams came", got.len());
+    }
+    got
+}
+
+fn pair(at: &str, options: UdpOptions) -> (UdpSocket, UdpSocket) {
+    let at = at.parse().unwrap();
+    (UdpSocket::bind(at, &options).unwrap(), UdpSocket::bind(at, &options).unwrap())
+}
+
+#[test]
+fn a_batch_keeps_boundaries_and_ecn_in_both_families() {
+    for at in ["127.0.0.1:0", "[::1]:0"] {
+        let (a, b) = pair(at, UdpOptions::default());
+        let data: Vec<u8> = (0..10 * 1200 - 100).map(|i| (i / 1200) as u8).collect();
+        let segments = if a.caps().segments > 1 { vec![&data[..]] } else { data.chunks(1200).collect() };
+        for data in segments {
+            let t = Transmit { to: b.local_addr(), from: None, ecn: Ecn::Ect0, data, segment: Some(1200) };
+            a.try_send(&t).unwrap();
+        }
+        let got = collect(&b, 10);
+        for (i, (ecn, datagram)) in got.iter().enumerate() {
+            assert_eq!(*ecn, Ecn::Ect0, "coalesced datagrams keep their ECN bits");
+            assert_eq!(datagram.len(), if i == 9 { 1100 } else { 1200 });
+            assert!(datagram.iter().all(|byte| *byte == i as u8));
+        }
+    }
+}
+
+#[test]
+fn without_gso_a_batch_is_refused_and_nothing_is_sent() {
+    let (a, b) = pair("127.0.0.1:0", UdpOptions { gso: false, ecn: false, ..UdpOptions::default() });
+    let t = Transmit { to: b.local_addr(), from: None, ecn: Ecn::Ect0, data: &[1; 300], segment: Some(100) };
+    assert_eq!(a.try_send(&t).unwrap_err().kind(), std::io::ErrorKind::Unsupported);
+    a.try_send(&Transmit { segment: None, data: &[2; 50], ..t }).unwrap();
+    assert_eq!(collect(&b, 1), [(Ecn::NotEct, vec![2; 50])]);
+    assert!(a.caps().send_buffer > 0 && a.caps().recv_buffer > 0);
+}
