@@ -36,11 +36,6 @@ impl Found {
     pub fn bytes(&self) -> u64 {
         self.items.iter().filter(|(_, _, m)| m.is_file()).map(|(_, _, m)| m.len()).sum()
     }
-
-    /// How many files.
-    pub fn files(&self) -> u64 {
-        self.items.iter().filter(|(_, _, m)| m.is_file()).count() as u64
-    }
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> Failure {
