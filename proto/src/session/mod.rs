@@ -480,10 +480,10 @@ impl Session {
                 self.retry_dial_at = now;
             }
         }
-        if let State::Dead(since) = self.state {
-            if now >= since + self.config.give_up_after {
-                self.state = State::Gone(DownReason::Unreachable);
-            }
+        if let State::Dead(since) = self.state
+            && now >= since + self.config.give_up_after
+        {
+            self.state = State::Gone(DownReason::Unreachable);
         }
     }
 
