@@ -166,10 +166,11 @@ impl Node {
         let for_session = self.any_session(&entity).is_some();
         if let Some(dial) = self.dials.get_mut(&entity) {
             dial.waiting.retain(|w| *w != id);
-            if dial.waiting.is_empty() && !for_session {
-                if let Some(dial) = self.dials.remove(&entity) {
-                    self.drop_dial(dial, DialError::Cancelled);
-                }
+            if dial.waiting.is_empty()
+                && !for_session
+                && let Some(dial) = self.dials.remove(&entity)
+            {
+                self.drop_dial(dial, DialError::Cancelled);
             }
         }
         self.events.push_back(Event::DialFailed { dial: id, error: DialError::Cancelled });
@@ -191,10 +192,10 @@ impl Node {
         if !session.wants_dial(now) || self.dials.contains_key(&entity) || self.stopping {
             return;
         }
-        if self.start_handshake(now, entity, alloc::vec![path], None).is_err() {
-            if let Some(session) = self.slots[slot as usize].session.as_deref_mut() {
-                session.dial_failed(now);
-            }
+        if self.start_handshake(now, entity, alloc::vec![path], None).is_err()
+            && let Some(session) = self.slots[slot as usize].session.as_deref_mut()
+        {
+            session.dial_failed(now);
         }
     }
 
@@ -382,11 +383,11 @@ impl Node {
         let Some(peer) = self.dials.iter().find(|(_, d)| d.handshake == id).map(|(e, _)| *e) else { return };
         let Some(dial) = self.dials.remove(&peer) else { return };
         self.drop_dial(dial, failed(error));
-        if let Some(slot) = self.by_entity.get(&peer).copied() {
-            if let Some(session) = self.slots[slot as usize].session.as_deref_mut() {
-                session.dial_failed(now);
-                self.touched(now, slot);
-            }
+        if let Some(slot) = self.by_entity.get(&peer).copied()
+            && let Some(session) = self.slots[slot as usize].session.as_deref_mut()
+        {
+            session.dial_failed(now);
+            self.touched(now, slot);
         }
     }
 
@@ -476,10 +477,10 @@ impl Node {
         self.stats.lost.bytes += lost.bytes;
         self.events.push_back(Event::Disconnected { peer, entity, reason, lost });
         // A dial that only renewed this association has no purpose any more.
-        if self.dials.get(&entity).is_some_and(|d| d.waiting.is_empty()) {
-            if let Some(dial) = self.dials.remove(&entity) {
-                self.drop_dial(dial, DialError::Cancelled);
-            }
+        if self.dials.get(&entity).is_some_and(|d| d.waiting.is_empty())
+            && let Some(dial) = self.dials.remove(&entity)
+        {
+            self.drop_dial(dial, DialError::Cancelled);
         }
         self.note_drained();
     }

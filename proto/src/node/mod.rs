@@ -22,7 +22,10 @@ mod trace;
 
 pub use crate::session::PeerStats;
 pub use crate::stream::{StreamStats, Taken};
-pub use api::*;
+pub use api::{
+    Command, DialError, DownReason, Event, Input, Job, JobDone, Lost, MAX_LABEL, StreamError, Transmit,
+    Violation,
+};
 pub use config::{AcceptPolicy, Config, ConfigError};
 pub use stats::{Drops, NodeStats};
 pub use trace::{Output, Step};

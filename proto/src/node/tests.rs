@@ -27,16 +27,21 @@ fn config(node: usize, epoch: u64) -> Config {
 /// What becomes of the n-th datagram between two nodes: how often it arrives, after what delay.
 type Fault = dyn FnMut(u64, usize, usize) -> Vec<Duration>;
 
+/// A datagram under way: to whom, from where, its ECN bits, its bytes.
+type Flying = (usize, core::net::SocketAddr, Ecn, Vec<u8>);
+/// The messages of each stream.
+type Received = BTreeMap<(Peer, StreamId), Vec<Vec<u8>>>;
+
 struct Net {
     now: Instant,
     nodes: Vec<Node>,
     addrs: Vec<core::net::SocketAddr>,
-    /// (arrival, tie-break, to, from address, bytes)
-    wire: BTreeMap<(Instant, u64), (usize, core::net::SocketAddr, Ecn, Vec<u8>)>,
+    /// By arrival and tie-break.
+    wire: BTreeMap<(Instant, u64), Flying>,
     sent: u64,
     fault: Box<Fault>,
     events: Vec<Vec<Event>>,
-    received: Vec<BTreeMap<(Peer, StreamId), Vec<Vec<u8>>>>,
+    received: Vec<Received>,
     drain: bool,
     steps: u64,
     /// What node 0 lived, and what came of each step.

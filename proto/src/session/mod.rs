@@ -504,10 +504,10 @@ impl Session {
                 self.retry_dial_at = now + Duration::from_nanos(self.entropy.below(REDIAL_SPREAD));
             }
         }
-        if let State::Dead(since) = self.state {
-            if now >= since + self.config.give_up_after {
-                self.state = State::Gone(DownReason::Unreachable);
-            }
+        if let State::Dead(since) = self.state
+            && now >= since + self.config.give_up_after
+        {
+            self.state = State::Gone(DownReason::Unreachable);
         }
     }
 
