@@ -346,11 +346,8 @@ impl Node {
             return;
         }
         let joins = known == Some((with.incarnation, with.life));
-        let slot = if joins {
-            self.join(now, with.peer, epoch)
-        } else {
-            self.begin(now, with, limits, epoch)
-        };
+        let slot =
+            if joins { self.join(now, with.peer, epoch) } else { self.begin(now, with, limits, epoch) };
         let Some(slot) = slot else {
             let error = DialError::TooMany(self.config.max_peers);
             self.events.extend(dial.waiting.into_iter().map(|dial| Event::DialFailed { dial, error }));
@@ -454,6 +451,7 @@ impl Node {
             self.indices.release(index);
         }
         let lost = super::Lost::from(session.streams.close_all(&mut self.pool));
+        self.ended.add(session.streams.ledger());
         while let Some(event) = session.streams.poll_event() {
             self.events.push_back(super::api::stream_event(peer, event, &session.streams));
         }
