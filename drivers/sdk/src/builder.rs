@@ -217,7 +217,8 @@ impl MeshBuilder {
             storage,
             tap: self.tap.take(),
         };
-        let node = Node::new(config, fresh.array(), runtime.now()).map_err(|e| Error::Config(e.to_string()))?;
+        let node =
+            Node::new(config, fresh.array(), runtime.now()).map_err(|e| Error::Config(e.to_string()))?;
         let sockets = self.bind_all(&*runtime)?;
         let bound: Vec<SocketAddr> = sockets.iter().map(|(tx, _)| tx.local_addr()).collect();
         let addrs = if self.advertise.is_empty() { reachable(&bound) } else { self.advertise.clone() };
@@ -226,7 +227,8 @@ impl MeshBuilder {
 
         let hub = driver::start(&runtime, node, sockets, settings);
         let ticket = Ticket { entity, addrs };
-        let mesh = Mesh { inner: Arc::new(Inner { hub, runtime: runtime.clone(), bound, ticket, secret: mesh }) };
+        let mesh =
+            Mesh { inner: Arc::new(Inner { hub, runtime: runtime.clone(), bound, ticket, secret: mesh }) };
         if let Some(contact) = self.contact.take().filter(|contact| contact.entity != entity) {
             let hub = mesh.inner.clone();
             // The sender of the invite may be down; the mesh is up all the same.
@@ -340,7 +342,11 @@ fn reachable(bound: &[SocketAddr]) -> Vec<SocketAddr> {
         }
     });
     let mut out: Vec<SocketAddr> = Vec::new();
-    addrs.for_each(|addr| if !out.contains(&addr) { out.push(addr) });
+    addrs.for_each(|addr| {
+        if !out.contains(&addr) {
+            out.push(addr)
+        }
+    });
     out
 }
 

@@ -78,7 +78,10 @@ pub struct Mesh {
 
 impl fmt::Debug for Mesh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mesh").field("id", &self.id()).field("bound", &self.inner.bound).finish_non_exhaustive()
+        f.debug_struct("Mesh")
+            .field("id", &self.id())
+            .field("bound", &self.inner.bound)
+            .finish_non_exhaustive()
     }
 }
 

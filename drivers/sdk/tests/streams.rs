@@ -55,7 +55,11 @@ async fn ten_thousand_messages_in_the_reliable_modes() -> Result<()> {
         }
     }
     let drained = soon("shutdown", a.shutdown()).await;
-    assert_eq!((drained.flushed, drained.lost.messages), (20_002, 0), "every message admitted is accounted for");
+    assert_eq!(
+        (drained.flushed, drained.lost.messages),
+        (20_002, 0),
+        "every message admitted is accounted for"
+    );
     Ok(())
 }
 

@@ -16,8 +16,8 @@ impl Native {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         let aes = std::is_x86_feature_detected!("aes") && std::is_x86_feature_detected!("pclmulqdq");
         #[cfg(target_arch = "aarch64")]
-        let aes =
-            std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
+        let aes = std::arch::is_aarch64_feature_detected!("aes")
+            && std::arch::is_aarch64_feature_detected!("pmull");
         #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
         let aes = false;
         Self { aes }

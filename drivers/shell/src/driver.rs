@@ -250,11 +250,8 @@ impl Driver {
                 match self.receivers[index].poll_recv(cx) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(batch)) => batch.for_each(|from, local, ecn, data| {
-                        let path = Path {
-                            socket: index as u8,
-                            local,
-                            remote: net_proto::path::Remote::Udp(from),
-                        };
+                        let path =
+                            Path { socket: index as u8, local, remote: net_proto::path::Remote::Udp(from) };
                         core.handle(now, Input::Datagram { path, ecn, data });
                     }),
                     Poll::Ready(Err(error)) => tracing::debug!(%error, "receive"),
@@ -691,9 +688,11 @@ impl Driver {
 
     fn next_wake(&self, flow: &output::Flow) -> Option<Instant> {
         // Output that waits for the socket is not due.
-        let node = self.core.node.poll_timeout().filter(|(_, why)| {
-            !(matches!(flow, output::Flow::Blocked(_)) && *why == Reason::Output)
-        });
+        let node = self
+            .core
+            .node
+            .poll_timeout()
+            .filter(|(_, why)| !(matches!(flow, output::Flow::Blocked(_)) && *why == Reason::Output));
         let retry = match flow {
             output::Flow::Blocked(retry) => *retry,
             _ => None,
@@ -713,8 +712,7 @@ impl Driver {
         self.receivers.clear();
         self.output.close();
         self.storage = None;
-        let drained =
-            Drained { flushed: self.admitted.saturating_sub(self.lost.messages), lost: self.lost };
+        let drained = Drained { flushed: self.admitted.saturating_sub(self.lost.messages), lost: self.lost };
         for reply in self.closing.take().into_iter().flat_map(|closing| closing.replies) {
             let _ = reply.try_send(drained);
         }

@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn golden() {
-        let want = "6e657420626f6f740107000000000000005de9dfe8d5b7a5f2d0e0ddbdf2a3f5d7";
+        let want = "6e657420626f6f740107000000000000006c6da94d6a128f243a2da93941e130e6";
         let mut hex = String::new();
         for byte in encode(7) {
             hex.push_str(&alloc::format!("{byte:02x}"));

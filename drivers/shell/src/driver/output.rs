@@ -96,8 +96,13 @@ impl Output {
             match socket.try_send(&batch) {
                 Ok(()) => *sent += most,
                 // From now on one by one.
-                Err(e) if e.kind() == ErrorKind::Unsupported && segment.is_some() && socket.caps().segments < 2 => {}
-                Err(e) if e.kind() == ErrorKind::ResourceBusy => return Some(Flow::Blocked(Some(now + RETRY))),
+                Err(e)
+                    if e.kind() == ErrorKind::Unsupported
+                        && segment.is_some()
+                        && socket.caps().segments < 2 => {}
+                Err(e) if e.kind() == ErrorKind::ResourceBusy => {
+                    return Some(Flow::Blocked(Some(now + RETRY)));
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => match socket.poll_writable(cx) {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(_)) => return Some(Flow::Blocked(Some(now + RETRY))),

@@ -1,1 +1,157 @@
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread;
 
+use net_proto::stream::{MAX_MESSAGE, Messages, Mode, Taken};
+
+use super::*;
+use crate::bell::Inbox;
+
+type Send = SendPort<()>;
+
+fn poll<T>(future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn send_port(limit: u64) -> Send {
+    SendPort::new(3, Arc::new(Inbox::new(1 << 20)), limit, MAX_MESSAGE as u64)
+}
+
+fn messages(port: &Send) -> Vec<Vec<u8>> {
+    let chunk = port.collect(Vec::new()).chunk;
+    Messages::queued(&chunk).map(|(_, message)| message.to_vec()).collect()
+}
+
+#[test]
+fn a_batch_is_queued_whole_or_not_at_all() {
+    let port = send_port(64 * 10);
+    port.try_send(&[b"x"; 9]).unwrap();
+    assert_eq!(port.try_send(&[b"y"; 2]), Err(SendError::Backpressure));
+    port.try_send(&[b"z"]).unwrap();
+    let mut want = vec![b"x".to_vec(); 9];
+    want.push(b"z".to_vec());
+    assert_eq!(messages(&port), want);
+    assert_eq!(port.try_send(&[b"y"]), Err(SendError::Backpressure), "collecting gives no credit");
+    port.raise(64 * 12);
+    port.try_send(&[b"y"; 2]).unwrap();
+}
+
+#[test]
+fn too_large_names_the_limit() {
+    let big = vec![0; MAX_MESSAGE + 1];
+    let error = SendError::TooLarge { len: big.len() as u64, limit: MAX_MESSAGE as u64 };
+    assert_eq!(send_port(1 << 20).try_send(&[big]), Err(error));
+}
+
+#[test]
+fn a_message_above_the_window_passes_once_the_window_is_free() {
+    let port = send_port(1000);
+    port.try_send(&[[1; 600]]).unwrap();
+    assert_eq!(port.try_send(&[[2; 5000]]), Err(SendError::Backpressure));
+    port.raise(1600);
+    port.try_send(&[[2; 5000]]).unwrap();
+    assert_eq!(port.try_send(&[[3; 1]]), Err(SendError::Backpressure));
+}
+
+#[test]
+fn waiting_senders_go_in_order_and_may_give_up() {
+    let port = send_port(64);
+    port.try_send(&[b"0"]).unwrap();
+    let mut first = Box::pin(port.send(&[b"1"]));
+    let mut second = Box::pin(port.send(&[b"2"]));
+    assert!(poll(first.as_mut()).is_pending() && poll(second.as_mut()).is_pending());
+    port.raise(128);
+    assert!(poll(second.as_mut()).is_pending(), "the first in line goes first");
+    assert_eq!(port.try_send(&[b"3"]), Err(SendError::Backpressure), "and nobody overtakes");
+    drop(first);
+    assert_eq!(poll(second.as_mut()), Poll::Ready(Ok(())));
+    drop(second);
+    assert_eq!(messages(&port), [b"0", b"2"], "a dropped send queued nothing");
+    port.close(SendError::Stopped(7));
+    assert_eq!(poll(pin!(port.send(&[b"4"]))), Poll::Ready(Err(SendError::Stopped(7))));
+}
+
+#[test]
+fn nothing_is_lost_between_threads() {
+    const EACH: u32 = 20_000;
+    let inbox = Arc::new(Inbox::<()>::new(1));
+    let port = Arc::new(SendPort::new(0, inbox.clone(), u64::MAX, 100));
+    let senders: Vec<_> = (0..2u32)
+        .map(|id| {
+            let port = port.clone();
+            thread::spawn(move || {
+                (0..EACH).for_each(|i| port.try_send(&[(id << 24 | i).to_le_bytes()]).unwrap())
+            })
+        })
+        .collect();
+    let (mut next, mut rings, mut spare) = ([0; 2], Vec::new(), Vec::new());
+    let start = std::time::Instant::now();
+    while next != [EACH; 2] {
+        // Only a ring leads here: one that is missing shows as a hang.
+        inbox.take_ports(&mut rings);
+        if rings.is_empty() {
+            assert!(start.elapsed().as_secs() < 30, "a ring is missing after {next:?}");
+            thread::yield_now();
+            continue;
+        }
+        rings.clear();
+        let chunk = port.collect(spare).chunk;
+        for (_, message) in Messages::queued(&chunk) {
+            let value = u32::from_le_bytes(message.try_into().unwrap());
+            let (id, i) = ((value >> 24) as usize, value & 0xff_ffff);
+            assert_eq!(i, next[id], "in order for each sender");
+            next[id] += 1;
+        }
+        spare = chunk;
+    }
+    senders.into_iter().for_each(|sender| sender.join().unwrap());
+}
+
+fn arrived(first: u64, messages: &[&[u8]]) -> Taken {
+    let mut chunk = Vec::new();
+    messages.iter().for_each(|message| net_proto::stream::frame_message(&mut chunk, message));
+    Taken { chunk, first, mode: Mode::Reliable }
+}
+
+#[test]
+fn what_arrived_is_read_before_the_end_and_credit_comes_back() {
+    let inbox = Arc::new(Inbox::<()>::new(1 << 20));
+    let port = RecvPort::new(5, inbox.clone(), 64 * 8);
+    assert!(poll(pin!(port.recv())).is_pending());
+    port.push(arrived(0, &[b"a", b"b"]));
+    port.push(arrived(2, &[b"c"]));
+    port.end(End::Reset(9));
+    let mut got = Vec::new();
+    let count = poll(pin!(port.recv_many(2, |m| got.push(m.to_vec()))));
+    assert_eq!((count, &got[..]), (Poll::Ready(Ok(2)), &[b"a".to_vec(), b"b".to_vec()][..]));
+    let mut rings = Vec::new();
+    inbox.take_ports(&mut rings);
+    assert_eq!(rings, [5], "a quarter of the window was drained");
+    assert_eq!(port.consumed(), 128);
+    assert_eq!(port.try_recv().as_deref(), Some(&b"c"[..]));
+    assert_eq!(poll(pin!(port.recv())), Poll::Ready(Err(End::Reset(9))));
+    assert_eq!(port.consumed(), 64);
+}
+
+#[test]
+fn a_reader_that_panics_neither_keeps_credit_nor_reads_twice() {
+    let port = RecvPort::new(5, Arc::new(Inbox::<()>::new(1 << 20)), 64);
+    port.push(arrived(0, &[b"a", b"b"]));
+    let call = std::panic::AssertUnwindSafe(|| {
+        let _ = poll(pin!(port.recv_with(|_| panic!("the application's fault"))));
+    });
+    assert!(std::panic::catch_unwind(call).is_err());
+    assert_eq!(port.consumed(), 64);
+    assert_eq!(port.try_recv().as_deref(), Some(&b"b"[..]));
+}
+
+#[test]
+fn stopping_drops_what_came_and_gives_its_credit_back() {
+    let port = RecvPort::new(5, Arc::new(Inbox::<()>::new(1 << 20)), 1000);
+    port.push(arrived(0, &[b"a", &[0; 100]]));
+    port.stop();
+    assert_eq!(port.consumed(), 164);
+    assert_eq!(poll(pin!(port.recv())), Poll::Ready(Err(End::Stopped)));
+}

@@ -164,7 +164,9 @@ mod tests {
             let Some((ticket, op)) = boot.poll_store() else { break };
             s.submit(ticket, op);
             let waker = Waker::noop();
-            let Poll::Ready((ticket, result)) = s.poll_done(&mut Context::from_waker(waker)) else { panic!() };
+            let Poll::Ready((ticket, result)) = s.poll_done(&mut Context::from_waker(waker)) else {
+                panic!()
+            };
             if i + 1 < ops || told {
                 boot.handle_stored(ticket, result);
             }
@@ -216,10 +218,11 @@ mod tests {
         let mut files = state::Files::new(&mut s);
         let waker = Waker::noop();
         let mut cx = Context::from_waker(waker);
-        let mut now = |f: std::pin::Pin<&mut dyn Future<Output = Result<Option<Vec<u8>>, state::StateError>>>| {
-            let Poll::Ready(r) = f.poll(&mut cx) else { panic!("the disk in memory never waits") };
-            r
-        };
+        let mut now =
+            |f: std::pin::Pin<&mut dyn Future<Output = Result<Option<Vec<u8>>, state::StateError>>>| {
+                let Poll::Ready(r) = f.poll(&mut cx) else { panic!("the disk in memory never waits") };
+                r
+            };
         assert_eq!(now(pin!(files.load("mesh"))), Ok(None));
         now(pin!(async { files.save("mesh", b"secret").await.map(|()| None) })).unwrap();
         assert_eq!(now(pin!(files.load("mesh"))), Ok(Some(b"secret".to_vec())));

@@ -41,7 +41,8 @@ impl FileStorage {
         let done = Arc::new(Mutex::new(Done::default()));
         let files = Files { dir: dir.to_path_buf(), open: HashMap::new(), poisoned: HashSet::new() };
         let results = done.clone();
-        let thread = thread::Builder::new().name("net storage".into()).spawn(move || serve(files, &work, &results))?;
+        let thread =
+            thread::Builder::new().name("net storage".into()).spawn(move || serve(files, &work, &results))?;
         Ok(Self { submit: Some(submit), done, thread: Some(thread) })
     }
 }

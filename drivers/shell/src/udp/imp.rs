@@ -82,7 +82,9 @@ impl UdpSocket {
             Err(e) if e.kind() == ErrorKind::Interrupted => self.try_send(t),
             // Some network cards refuse batches only when they meet one. A batch that is refused
             // for another reason costs no more than the batching.
-            Err(e) if segment_size.is_some() && matches!(e.raw_os_error(), Some(errno::EIO | errno::EINVAL)) => {
+            Err(e)
+                if segment_size.is_some() && matches!(e.raw_os_error(), Some(errno::EIO | errno::EINVAL)) =>
+            {
                 if !self.gso_failed.swap(true, Ordering::Relaxed) {
                     tracing::info!(error = %e, local = %self.local, "no GSO on this socket; sending one by one");
                 }
