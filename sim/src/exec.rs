@@ -116,7 +116,6 @@ pub(crate) struct Ran {
     pub bound: Vec<(SocketAddr, Option<u32>)>,
     /// World time of the first timer.
     pub next: Option<u64>,
-    pub failure: Option<(Option<u32>, String)>,
 }
 
 impl Exec {
@@ -203,8 +202,11 @@ impl Exec {
             outbox: std::mem::take(&mut state.outbox),
             bound: std::mem::take(&mut state.bound),
             next: state.timers.keys().next().map(|(at, _)| *at),
-            failure: state.failure.clone(),
         }
+    }
+
+    pub(crate) fn failure(&self) -> Option<(Option<u32>, String)> {
+        self.state().failure.clone()
     }
 
     pub(crate) fn has_work(&self) -> bool {

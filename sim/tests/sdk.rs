@@ -26,7 +26,7 @@ fn lines(s: Sim, link: LinkConfig, lines: u32) -> Result<(World, Vec<String>), F
             let mesh = Mesh::builder().start().await.unwrap();
             *put.lock().unwrap() = Some(mesh.invite());
             let stream = mesh.accept_stream().await.unwrap();
-            while let Ok(message) = stream.recv().await {
+            while let Ok(Some(message)) = stream.recv().await {
                 seen.lock().unwrap().push(String::from_utf8(message.to_vec()).unwrap());
             }
             // The mesh lives as long as somebody holds it.

@@ -62,13 +62,10 @@ impl World {
         if self.exec_at.is_some_and(|at| at <= self.now) {
             self.exec_at = None;
         }
-        let Ran { polled, outbox, bound, next, failure } = self.exec.run(self.now);
+        let Ran { polled, outbox, bound, next } = self.exec.run(self.now);
         if !polled.is_empty() {
             self.trace.numbers(&[self.now, 8]);
             self.trace.numbers(&polled);
-        }
-        if let Some((node, what)) = failure {
-            self.fail(node, what);
         }
         for (addr, host) in bound {
             match host {

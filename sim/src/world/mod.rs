@@ -369,6 +369,14 @@ impl World {
         self.failure.get_or_insert_with(|| Failure { at, node, what: what.into() });
     }
 
+    /// The first broken promise, if there is one.
+    fn outcome(&mut self) -> Result<(), Failure> {
+        if let Some((node, what)) = self.exec.failure() {
+            self.fail(node, what);
+        }
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
     /// Gives a command to a node and lets it work.
     pub fn command(&mut self, place: u32, command: Command) {
         self.input(place, Input::Command(command));
@@ -382,7 +390,7 @@ impl World {
             self.step()?;
         }
         self.now = end;
-        self.failure.clone().map_or(Ok(()), Err)
+        self.outcome()
     }
 
     /// Runs until `done` says so, looking once a simulated millisecond; fails after `limit`.
@@ -397,13 +405,13 @@ impl World {
         loop {
             if self.now >= look {
                 if done(self) {
-                    return self.failure.clone().map_or(Ok(()), Err);
+                    return self.outcome();
                 }
                 look = self.now + 1_000_000;
             }
             if self.peek().is_none_or(|at| at > end) {
                 if done(self) {
-                    return self.failure.clone().map_or(Ok(()), Err);
+                    return self.outcome();
                 }
                 self.now = self.now.max(end);
                 self.fail(None, format!("{what} did not come true in {limit:?}"));
@@ -427,7 +435,7 @@ impl World {
             }
             self.step()?;
         }
-        self.failure.clone().map_or(Ok(()), Err)
+        self.outcome()
     }
 
     fn is_idle(&self) -> bool {
@@ -493,7 +501,7 @@ impl World {
         if self.exec.has_work() {
             self.run_tasks();
         }
-        self.failure.clone().map_or(Ok(()), Err)
+        self.outcome()
     }
 
     /// The node is called only if its deadline has come; one that moved is armed again.
