@@ -62,7 +62,8 @@ fn lines(s: Sim, link: LinkConfig, lines: u32) -> Result<(World, Vec<String>), F
 #[test]
 fn lines_arrive_through_the_whole_sdk() {
     check("lines_arrive_through_the_whole_sdk", 3, |s| {
-        let link = LinkConfig { jitter: 3 * MS, duplicate: 10_000, ..LinkConfig::default().with_loss(20_000) };
+        let link =
+            LinkConfig { jitter: 3 * MS, duplicate: 10_000, ..LinkConfig::default().with_loss(20_000) };
         let (world, got) = lines(s, link, 2_000)?;
         let want: Vec<String> = (0..2_000).map(|i| format!("line {i}")).collect();
         ensure(&world, got == want, || format!("{} lines of 2,000 arrived", got.len()))
