@@ -656,12 +656,12 @@ impl World {
         let bytes = postcard::to_extend(&event, std::mem::take(&mut self.scratch));
         self.scratch = bytes.expect("an event serialises");
         self.trace.bytes(&self.scratch);
-        if let Event::Connected { path, .. } | Event::PathChanged { path, .. } = &event {
-            if let Some(addr) = path.udp_addr() {
-                self.places[place as usize].guard.trust(addr);
-                if !matches!(self.owners.get(&addr), None | Some(Owner::Node(_) | Owner::Host(_))) {
-                    self.fail(Some(place), format!("an attacker's address became the path: {event:?}"));
-                }
+        if let Event::Connected { path, .. } | Event::PathChanged { path, .. } = &event
+            && let Some(addr) = path.udp_addr()
+        {
+            self.places[place as usize].guard.trust(addr);
+            if !matches!(self.owners.get(&addr), None | Some(Owner::Node(_) | Owner::Host(_))) {
+                self.fail(Some(place), format!("an attacker's address became the path: {event:?}"));
             }
         }
         if self.places[place as usize].bare {

@@ -25,10 +25,10 @@ impl World {
             if let Err(what) = self.places[place as usize].guard.sent(dst, data) {
                 return self.fail(Some(place), what);
             }
-            if let (true, Some(marker)) = (self.config.real_ciphers, &self.config.marker) {
-                if contains(data, marker) {
-                    return self.fail(Some(place), "plaintext on the wire");
-                }
+            if let (true, Some(marker)) = (self.config.real_ciphers, &self.config.marker)
+                && contains(data, marker)
+            {
+                return self.fail(Some(place), "plaintext on the wire");
             }
             self.depart(place, self.addr(place), dst, data, transmit.ecn);
         }
