@@ -11,6 +11,9 @@
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
+// Lets the tests include files that name this crate from outside.
+#[cfg(test)]
+extern crate self as net_proto;
 
 // ground
 pub mod bounded;
@@ -19,6 +22,7 @@ pub mod entropy;
 pub mod identity;
 pub mod storage;
 pub mod time;
+pub mod timers;
 
 // transport
 pub mod congestion;

@@ -185,7 +185,7 @@ impl Controller for Cubic {
             self.fresh = 0;
             self.credit = 0;
             self.idle_from = None;
-            self.prr = Some(Prr::new(self.ssthresh, event.prior_in_flight));
+            self.prr = Some(Prr::new(self.ssthresh, event.prior_in_flight, event.acked_bytes));
         }
         if event.signal == Signal::Persistent {
             self.window = floor;
@@ -233,5 +233,34 @@ impl Controller for Cubic {
 
     fn name(&self) -> &'static str {
         "cubic"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_cube_root_is_exact(n in 0u128..1 << 120) {
+            let r = u128::from(cube_root(n));
+            prop_assert!(r * r * r <= n && (r + 1) * (r + 1) * (r + 1) > n);
+        }
+
+        #[test]
+        fn the_curve_equals_the_float_model_within_one_percent(
+            segments in 10u64..50_000, mtu in 1200u64..9000, permille in 300u64..1000, t_ms in 0u64..100_000,
+        ) {
+            let w_max = segments * mtu;
+            let start = w_max * permille / 1000;
+            let k = k_micros(w_max, start, mtu);
+            let rise = (w_max - start) as f64 / mtu as f64;
+            let model_k = (rise / 0.4).cbrt();
+            prop_assert!((k as f64 / 1e6 - model_k).abs() <= 0.01 * model_k + 1e-5);
+            let ours = w_cubic(t_ms * 1000, k, w_max, mtu) as f64 / mtu as f64;
+            let model = 0.4 * (t_ms as f64 / 1e3 - model_k).powi(3) + w_max as f64 / mtu as f64;
+            prop_assert!((ours - model.max(0.0)).abs() <= 0.01 * model.abs().max(1.0), "{} {}", ours, model);
+        }
     }
 }

@@ -61,6 +61,8 @@ pub struct Congestion {
     pub lost_bytes: u64,
     /// Bytes in flight before this acknowledgement or timeout took anything off.
     pub prior_in_flight: u64,
+    /// Bytes that this acknowledgement took off as delivered.
+    pub acked_bytes: u64,
 }
 
 /// A congestion controller of one path. The order per acknowledgement is: [`Self::on_ack`] for each

@@ -17,10 +17,11 @@ pub(super) struct Prr {
 }
 
 impl Prr {
-    /// Recovery begins: `ssthresh` is where the window is to end, `flight` what was in flight.
-    pub const fn new(ssthresh: u64, flight: u64) -> Self {
+    /// Recovery begins: `ssthresh` is where the window is to end, `flight` what was in flight,
+    /// `acked` what of it the acknowledgement that showed the loss delivered.
+    pub const fn new(ssthresh: u64, flight: u64, acked: u64) -> Self {
         let flight = if flight == 0 { 1 } else { flight };
-        Self { ssthresh, flight, delivered: 0, out: 0, fresh: 0, unsafe_now: true, window: ssthresh }
+        Self { ssthresh, flight, delivered: 0, out: 0, fresh: acked, unsafe_now: true, window: ssthresh }
     }
 
     pub const fn on_sent(&mut self, bytes: u64) {
@@ -71,7 +72,7 @@ mod tests {
     #[test]
     fn sends_at_most_in_proportion_to_what_was_delivered() {
         let (mtu, ssthresh, flight) = (1200, 70 * 1200, 100 * 1200);
-        let mut prr = Prr::new(ssthresh, flight);
+        let mut prr = Prr::new(ssthresh, flight, 0);
         let (mut in_flight, mut delivered, mut sent) = (99 * mtu, 0, 0);
         for _ in 0..99 {
             in_flight -= mtu;
@@ -91,7 +92,7 @@ mod tests {
     #[test]
     fn after_heavy_loss_sends_no_more_than_arrives_while_losses_go_on() {
         let (mtu, ssthresh, flight) = (1200, 70 * 1200, 100 * 1200);
-        let mut prr = Prr::new(ssthresh, flight);
+        let mut prr = Prr::new(ssthresh, flight, 0);
         let (mut in_flight, mut delivered, mut sent) = (30 * mtu, 0, 0);
         for _ in 0..20 {
             in_flight -= mtu;

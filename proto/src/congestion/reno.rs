@@ -77,7 +77,7 @@ impl Controller for Reno {
             self.ssthresh = self.window;
             self.recovery_from = Some(now);
             self.credit = 0;
-            self.prr = Some(Prr::new(self.ssthresh, event.prior_in_flight));
+            self.prr = Some(Prr::new(self.ssthresh, event.prior_in_flight, event.acked_bytes));
         }
         if event.signal == Signal::Persistent {
             self.window = floor;

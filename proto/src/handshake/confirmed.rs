@@ -30,10 +30,10 @@ impl Confirmed {
         if let Some((e, n, stamp)) = self.last.remove(&entity) {
             self.order.remove(&stamp);
             top = top.max((e, n));
-        } else if self.last.len() >= self.limit {
-            if let Some((_, oldest)) = self.order.pop_first() {
-                self.last.remove(&oldest);
-            }
+        } else if self.last.len() >= self.limit
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.last.remove(&oldest);
         }
         self.stamp += 1;
         self.last.insert(entity, (top.0, top.1, self.stamp));

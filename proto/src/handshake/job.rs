@@ -53,6 +53,13 @@ pub struct JobDone {
     pub(super) noise: Option<Box<Noise>>,
 }
 
+/// A copy leaves the Noise state out, as a trace does.
+impl Clone for JobDone {
+    fn clone(&self) -> Self {
+        Self { outcome: self.outcome.clone(), noise: None }
+    }
+}
+
 impl fmt::Debug for JobDone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.outcome {
@@ -73,7 +80,7 @@ pub(super) enum Fault {
     Identity,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) enum Outcome {
     Initiated(Result<Vec<u8>, Fault>),
     Read(Result<Hello, Fault>),

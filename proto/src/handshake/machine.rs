@@ -304,7 +304,9 @@ impl Handshakes {
     }
 }
 
-const _: () = assert!(MAX_PATHS <= u8::MAX as usize && COOKIE_LEN <= u8::MAX as usize);
+// Both are kept in one byte of `Out`.
+const _: () = assert!(MAX_PATHS < 256);
+const _: () = assert!(COOKIE_LEN < 256);
 
 /// One more of a kind.
 pub(super) const fn count(counter: &mut u64) {

@@ -52,7 +52,6 @@ struct Associated {
 struct Answered {
     secrets: Secrets,
     remote_index: u32,
-    path: Path,
 }
 
 /// What message 1 says about the association, packed into one number.
@@ -200,9 +199,9 @@ impl Node {
                         self.forget_half_open(id);
                     }
                 }
-                Handshake::Responded { id, secrets, remote_index, path, .. } => {
+                Handshake::Responded { id, secrets, remote_index, .. } => {
                     if let Some(half) = self.half_open.get_mut(&id) {
-                        half.answered = Some(Answered { secrets, remote_index, path });
+                        half.answered = Some(Answered { secrets, remote_index });
                     }
                 }
                 Handshake::Expired { id, .. } => self.forget_half_open(id),
@@ -283,6 +282,7 @@ impl Node {
         id: HalfOpenId,
         index: u32,
         counter: u64,
+        path: Path,
         data: &[u8],
     ) -> Option<u32> {
         let half = self.half_open.get(&id)?;
@@ -324,7 +324,8 @@ impl Node {
             return None;
         }
         let HalfOpen { peer, incarnation, life, limits, .. } = half;
-        self.begin(now, Associated { peer, incarnation, life, path: answered.path }, limits, epoch)
+        // The path of this packet: message 1 may have been somebody's copy, this one proves itself.
+        self.begin(now, Associated { peer, incarnation, life, path }, limits, epoch)
     }
 
     /// Message 2 opened: this side has keys.
@@ -339,7 +340,13 @@ impl Node {
             return;
         };
         let known = self.any_session(&with.peer).map(|s| (s.incarnation, s.life));
-        let slot = if known == Some((with.incarnation, with.life)) {
+        if known.is_none() && dial.waiting.is_empty() {
+            // It was to renew an association that is over or closing; nobody asked for another.
+            self.indices.release(index);
+            return;
+        }
+        let joins = known == Some((with.incarnation, with.life));
+        let slot = if joins {
             self.join(now, with.peer, epoch)
         } else {
             self.begin(now, with, limits, epoch)
@@ -353,6 +360,10 @@ impl Node {
             // The responder learns from this packet that its answer arrived.
             session.announce();
             self.events.extend(dial.waiting.iter().map(|id| connected(session, Some(*id))));
+            if !joins && dial.waiting.is_empty() {
+                // A renewal met a peer that had forgotten: the new association is news to the application.
+                self.events.push_back(connected(session, None));
+            }
         }
         self.touched(now, slot);
     }

@@ -18,12 +18,14 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod trace;
 
 pub use crate::session::PeerStats;
 pub use crate::stream::{StreamStats, Taken};
 pub use api::*;
 pub use config::{AcceptPolicy, Config, ConfigError};
 pub use stats::{Drops, NodeStats};
+pub use trace::{Output, Step};
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -161,7 +163,7 @@ impl Node {
                 self.touched(now, slot);
             }
             Some(Target::HalfOpen(id)) => {
-                if let Some(slot) = self.confirm(now, id, index, counter, data) {
+                if let Some(slot) = self.confirm(now, id, index, counter, path, data) {
                     // The association exists now; the packet is opened for good under its keys.
                     let pool = &mut self.pool;
                     if let Some(session) = self.slots[slot as usize].session.as_deref_mut() {

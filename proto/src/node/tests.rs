@@ -39,6 +39,8 @@ struct Net {
     received: Vec<BTreeMap<(Peer, StreamId), Vec<Vec<u8>>>>,
     drain: bool,
     steps: u64,
+    /// What node 0 lived, and what came of each step.
+    tape: Option<Vec<(Instant, Step, Output)>>,
 }
 
 impl Net {
@@ -62,13 +64,28 @@ impl Net {
             received: vec![BTreeMap::new(); count],
             drain: true,
             steps: 0,
+            tape: None,
         }
     }
 
     fn command(&mut self, node: usize, command: Command) {
-        let now = self.now;
-        self.nodes[node].handle(now, Input::Command(command));
+        self.input(node, Input::Command(command));
         self.settle(node);
+    }
+
+    fn input(&mut self, node: usize, input: Input<'_>) {
+        self.note(node, || Step::from(&input), &[]);
+        self.nodes[node].handle(self.now, input);
+    }
+
+    fn note(&mut self, node: usize, step: impl FnOnce() -> Step, out: &[u8]) {
+        if let (0, Some(tape)) = (node, &mut self.tape) {
+            let mut output = Output::default();
+            if !out.is_empty() {
+                output.add(out);
+            }
+            tape.push((self.now, step(), output));
+        }
     }
 
     /// Everything a driver does after an input.
@@ -76,19 +93,15 @@ impl Net {
         self.steps += 1;
         let now = self.now;
         while let Some((ticket, job)) = self.nodes[node].poll_job() {
-            let done = job.run();
-            self.nodes[node].handle(now, Input::Job(ticket, done));
+            self.note(node, || Step::Jobs, &[]);
+            self.input(node, Input::Job(ticket, job.run()));
         }
-        while let Some(event) = self.nodes[node].poll_event() {
-            if let Event::Readable { peer, stream } = event {
-                if self.drain {
-                    self.read(node, peer, stream);
-                }
-            }
-            self.events[node].push(event);
-        }
+        self.events_of(node);
         let mut buf = vec![0; 64 * 1500];
-        while let Some(t) = self.nodes[node].poll_transmit(now, &mut buf) {
+        loop {
+            let sent = self.nodes[node].poll_transmit(now, &mut buf);
+            self.note(node, || Step::Transmit(64 * 1500), &buf[..sent.map_or(0, |t| t.len)]);
+            let Some(t) = sent else { break };
             let Remote::Udp(remote) = t.path.remote else { panic!("{t:?}") };
             for datagram in buf[..t.len].chunks(t.segment.unwrap_or(t.len)) {
                 let n = self.sent;
@@ -100,12 +113,27 @@ impl Net {
                 }
             }
         }
+        self.events_of(node);
         self.nodes[node].invariants();
     }
 
+    fn events_of(&mut self, node: usize) {
+        while let Some(event) = self.nodes[node].poll_event() {
+            if let (0, Some((.., output))) = (node, self.tape.as_mut().and_then(|t| t.last_mut())) {
+                output.events.push(event.clone());
+            }
+            if let (Event::Readable { peer, stream }, true) = (&event, self.drain) {
+                self.read(node, *peer, *stream);
+            }
+            self.events[node].push(event);
+        }
+    }
+
     fn read(&mut self, node: usize, peer: Peer, stream: StreamId) {
-        let now = self.now;
-        while let Some(taken) = self.nodes[node].take(peer, stream, Vec::new()) {
+        loop {
+            let taken = self.nodes[node].take(peer, stream, Vec::new());
+            self.note(node, || Step::Take(peer, stream), taken.as_ref().map_or(&[], |t| &t.chunk));
+            let Some(taken) = taken else { break };
             let mut total = 0;
             for (_, message) in Messages::received(&taken.chunk, taken.mode, taken.first) {
                 total += charge(message.len());
@@ -114,7 +142,7 @@ impl Net {
             if total == 0 {
                 break;
             }
-            self.nodes[node].handle(now, Input::Command(Command::Consumed { peer, stream, charge: total }));
+            self.input(node, Input::Command(Command::Consumed { peer, stream, charge: total }));
         }
     }
 
@@ -131,15 +159,13 @@ impl Net {
             (_, Some(key)) if timer.is_none_or(|(at, _)| key.0 <= at) && key.0 <= until => {
                 let (to, from, ecn, mut data) = self.wire.remove(&key).unwrap();
                 self.now = self.now.max(key.0);
-                let now = self.now;
-                let path = Path::udp(from);
-                self.nodes[to].handle(now, Input::Datagram { path, ecn, data: &mut data });
+                self.input(to, Input::Datagram { path: Path::udp(from), ecn, data: &mut data });
                 self.settle(to);
                 true
             }
             (Some((at, node)), _) if at <= until => {
                 self.now = at;
-                self.nodes[node].handle(at, Input::Timeout);
+                self.input(node, Input::Timeout);
                 self.settle(node);
                 true
             }
@@ -436,4 +462,80 @@ fn a_wrong_mesh_key_meets_silence() {
     assert!(matches!(net.events[0][..], [Event::DialFailed { dial: 4, error: DialError::TimedOut(_) }]));
     assert_eq!(net.nodes[1].stats().datagrams_sent, 0);
     assert!(net.events[1].is_empty());
+}
+
+/// Streams ten megabytes, and lets node 0 move to another address in the middle.
+fn roam(to: core::net::SocketAddr) {
+    let mut net = Net::new(2);
+    net.dial(0, 1, 1);
+    net.run(Duration::from_secs(1));
+    let (a, b) = (net.peer(0, 1), net.peer(1, 0));
+    let up = net.open(0, a, "up", Mode::Reliable);
+    let down = net.open(1, b, "down", Mode::Reliable);
+    let batch = messages(300, 1_000);
+    for round in 0..20 {
+        net.send(0, a, up, &batch);
+        net.send(1, b, down, &batch);
+        net.run(MS * 100);
+        if round == 10 {
+            net.addrs[0] = to;
+        }
+    }
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.got(1).len(), 6_000);
+    assert_eq!(net.got(0).len(), 6_000);
+    let moved = Path::udp(to);
+    assert!(net.events[1].iter().any(|e| matches!(e, Event::PathChanged { path, .. } if *path == moved)));
+    assert_eq!(net.nodes[1].peer_stats(b).unwrap().path, moved);
+    for n in 0..2 {
+        assert!(!net.events[n].iter().any(|e| matches!(e, Event::Disconnected { .. })));
+    }
+}
+
+#[test]
+fn a_transfer_follows_its_peer_to_another_address() {
+    roam("10.0.9.9:7000".parse().unwrap());
+}
+
+#[test]
+fn a_transfer_follows_its_peer_to_another_port() {
+    roam("10.0.0.1:9999".parse().unwrap());
+}
+
+#[test]
+fn what_was_recorded_replays() {
+    let mut net = Net::new(2);
+    let mut draws = Entropy::new(&[5; 32], "faults");
+    net.fault = Box::new(move |_, _, _| if draws.below(10) == 0 { vec![] } else { vec![MS * 5] });
+    net.tape = Some(Vec::new());
+    net.dial(0, 1, 1);
+    net.run(Duration::from_secs(2));
+    let peer = net.peer(0, 1);
+    let stream = net.open(0, peer, "s", Mode::Reliable);
+    net.send(0, peer, stream, &messages(200, 300));
+    net.run(Duration::from_secs(5));
+    // Only the bytes of the tape reach the second life of the node.
+    let tape = net.tape.take().unwrap();
+    let bytes =
+        postcard::to_allocvec(&tape.iter().map(|(at, step, _)| (at, step)).collect::<Vec<_>>()).unwrap();
+    let steps: Vec<(Instant, Step)> = postcard::from_bytes(&bytes).unwrap();
+    let mut node = Node::new(config(0, 1), [0; 32], steps[0].0).unwrap();
+    for ((at, step), (.., output)) in steps.into_iter().zip(&tape) {
+        assert_eq!(node.replay(at, step), *output);
+    }
+    // A changed byte shows at once, not at the end.
+    let mut node = Node::new(config(0, 1), [0; 32], tape[0].0).unwrap();
+    let victim = tape.iter().position(|(_, s, _)| matches!(s, Step::Datagram { .. })).unwrap();
+    let mut differs = None;
+    for (n, (at, step, output)) in tape.iter().enumerate() {
+        let mut step = step.clone();
+        if let (true, Step::Datagram { data, .. }) = (n == victim, &mut step) {
+            data[40] ^= 1;
+        }
+        if node.replay(*at, step) != *output {
+            differs = Some(n);
+            break;
+        }
+    }
+    assert!(differs.is_some_and(|n| n - victim < 10), "{victim} {differs:?}");
 }

@@ -481,6 +481,7 @@ proptest! {
         let mut asked: Vec<[u8; 8]> = Vec::new();
         let mut budget: BTreeMap<PathId, i64> = BTreeMap::new();
         let mut newest = PathId(0);
+        let mut live = vec![newest];
         for op in ops {
             match op {
                 Op::Packet { host, port, bytes, highest } => {
@@ -506,11 +507,13 @@ proptest! {
                     prop_assert!(size > p.get(id).unwrap().size && size <= 1452);
                     p.on_probe_acked(now, id, size);
                 },
-                Op::Frames => for (id, frame) in frames(&mut p) {
+                Op::Frames => while let Some((id, frame)) = p.poll_frame() {
+                    let size = if p.may_send(id, 1200) { 1200 } else { 38 };
+                    p.on_sent(id, size);
                     if !p.get(id).unwrap().validated {
-                        let sent = budget.entry(id).or_default();
-                        *sent -= 38;
-                        prop_assert!(*sent >= 0, "{id:?} got more than it sent");
+                        let left = budget.entry(id).or_default();
+                        *left -= size as i64;
+                        prop_assert!(*left >= 0, "{id:?} got more than it sent");
                     }
                     if let PathFrame::Challenge(data) = frame { asked.push(data) }
                 },
@@ -527,9 +530,12 @@ proptest! {
             }
             prop_assert!(p.iter().count() <= 1 + MAX_CANDIDATES);
             prop_assert!(p.get(p.active()).is_some());
-            let top = p.iter().map(|x| x.id).max().unwrap();
-            prop_assert!(top <= newest.max(top));
-            newest = newest.max(top);
+            // An id that is gone never comes back.
+            for id in p.iter().map(|x| x.id) {
+                prop_assert!(id > newest || live.contains(&id), "{id:?} came back");
+            }
+            live = p.iter().map(|x| x.id).collect();
+            newest = live.iter().copied().fold(newest, PathId::max);
             for x in p.iter() { prop_assert!((1200..=1452).contains(&x.size)); }
         }
         // Left alone, it falls asleep.

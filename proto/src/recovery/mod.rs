@@ -13,3 +13,8 @@ pub use ack::{Ack, AckView, EcnCounts, FRAME_ACK, FRAME_ACK_ECN, MAX_RANGES_ACCE
 pub use path::{Blocked, EcnState, PathRecovery};
 pub use sent::{AckSummary, AckedUnsent, Fate, Loss, Recovery, Sent, Timeout};
 pub use tracker::{AckTracker, Noted};
+
+#[cfg(test)]
+mod sim_tests;
+#[cfg(test)]
+mod tests;

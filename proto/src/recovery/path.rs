@@ -82,6 +82,7 @@ pub struct PathRecovery {
 pub(super) struct Tally {
     pub prior_in_flight: u64,
     pub acked: u64,
+    pub acked_bytes: u64,
     pub acked_eliciting: bool,
     /// When the newest packet acknowledged was sent.
     pub newest: Option<Instant>,
@@ -309,6 +310,7 @@ impl PathRecovery {
     pub(super) fn on_acked(&mut self, now: Instant, sequence: u64, sent: &Sent<impl Sized>) {
         self.tally.newest = self.tally.newest.max(Some(sent.at));
         let bytes = u64::from(sent.bytes);
+        self.tally.acked_bytes += bytes;
         let acked = Acked { sequence, sent_at: sent.at, bytes, app_limited: self.app_limited() };
         self.congestion.on_ack(now, &acked, &self.rtt);
     }
@@ -355,14 +357,26 @@ impl PathRecovery {
             let signal = if t.persistent { Signal::Persistent } else { Signal::Loss };
             self.reduce(
                 now,
-                Congestion { signal, sent_at, lost_bytes: t.lost_bytes, prior_in_flight: t.prior_in_flight },
+                Congestion {
+                    signal,
+                    sent_at,
+                    lost_bytes: t.lost_bytes,
+                    prior_in_flight: t.prior_in_flight,
+                    acked_bytes: t.acked_bytes,
+                },
             );
         }
         if let Some(sent_at) = t.newest.filter(|_| t.ce) {
             let signal = Signal::Ecn;
             self.reduce(
                 now,
-                Congestion { signal, sent_at, lost_bytes: 0, prior_in_flight: t.prior_in_flight },
+                Congestion {
+                    signal,
+                    sent_at,
+                    lost_bytes: 0,
+                    prior_in_flight: t.prior_in_flight,
+                    acked_bytes: t.acked_bytes,
+                },
             );
         }
         if t.acked == 0 && t.lost_sent_at.is_none() {

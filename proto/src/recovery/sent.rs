@@ -273,13 +273,13 @@ impl<T> Recovery<T> {
             }
         }
         self.largest_acked = self.largest_acked.max(Some(ack.largest()));
-        if let Some(settled) = largest.filter(|_| eliciting_paths) {
-            if let Some(path) = find(paths, settled.path) {
-                path.rtt.update(now.since(settled.at), ack.delay());
-                path.first_sample_at.get_or_insert(now);
-                path.tally.sampled = true;
-                summary.sampled = Some(path.id);
-            }
+        if let Some(settled) = largest.filter(|_| eliciting_paths)
+            && let Some(path) = find(paths, settled.path)
+        {
+            path.rtt.update(now.since(settled.at), ack.delay());
+            path.first_sample_at.get_or_insert(now);
+            path.tally.sampled = true;
+            summary.sampled = Some(path.id);
         }
         if summary.packets > 0 {
             self.judge_ecn(ack, marked, largest.map(|l| l.path), paths, &mut summary);

@@ -496,6 +496,12 @@ impl Session {
             match recovery.handle_timeout(now, on_path, &mut |fate, sent| settle.packet(fate, sent)) {
                 Timeout::Nothing => break,
                 Timeout::Lost => {}
+                // Nothing leaves on a path that data was taken off, so nothing will settle what is still
+                // out there: it counts as lost once the path was silent for a probe timeout.
+                Timeout::Probe { path, .. } if path != settle.paths.active().0 => {
+                    recovery.path_gone(path, &mut |fate, sent| settle.packet(fate, sent));
+                    on_path.retain(|p| p.id != path);
+                }
                 Timeout::Probe { path, .. } => {
                     counts.probes += 1;
                     if let Some(p) = on_path.iter_mut().find(|p| p.id == path) {
@@ -526,6 +532,9 @@ impl Session {
                             p.id = to.0;
                             self.recovery.rename_path(from.0, to.0);
                         }
+                    } else {
+                        // The old path is silent or given up: what is under way there is sent again.
+                        self.forget_path(now, from);
                     }
                     self.ensure_path(now, to);
                     self.paced_until = None;

@@ -142,7 +142,10 @@ impl Session {
 
     fn transmit_data(&mut self, now: Instant, buf: &mut [u8]) -> Option<Batch> {
         let path = self.paths.active();
-        let size = usize::from(self.paths.get(path)?.size);
+        // A probe must get through where large datagrams no longer do (RFC 8899 section 4.3).
+        let probing = self.on_active().is_some_and(|p| p.probes > 0);
+        let on = self.paths.get(path)?;
+        let size = usize::from(if probing { on.base_size().min(on.size) } else { on.size });
         let mark = self.config.paths.ecn && self.on_active().is_some_and(PathRecovery::mark_ect0);
         let ecn = if mark { Ecn::Ect0 } else { Ecn::NotEct };
         let mut total = 0;

@@ -110,11 +110,11 @@ impl Streams {
             kind::STREAM_BLOCKED => {
                 let (need, size) = (r.varint("need")?, r.varint("size")?);
                 let max = self.config.local.max_message.max(64);
-                if let Some(s) = self.table.get_mut(slot).filter(|s| s.recv.state == recv::State::Open) {
-                    if size <= max && s.recv.window.want(need, size, &mut |_, _| true) {
-                        s.recv.grants += 1;
-                        self.owe(slot, owed::MAX);
-                    }
+                let Some(s) = self.table.get_mut(slot) else { return Ok(()) };
+                let open = s.recv.state == recv::State::Open && size <= max;
+                if open && s.recv.window.want(need, size, &mut |_, _| true) {
+                    s.recv.grants += 1;
+                    self.owe(slot, owed::MAX);
                 }
                 return Ok(());
             }
@@ -155,7 +155,7 @@ impl Streams {
                 let (number, charged) = (r.varint("number")?, r.varint("charge")?);
                 let (total, offset) = (r.varint("total")?, r.varint("offset")?);
                 let bytes = r.bytes(usize::MAX, "fragment")?;
-                s.recv.once_fragment(number, charged, total, offset, bytes, late_room)
+                s.recv.once_fragment(number, charged, total, offset, bytes)
             }
             kind::SYNC => {
                 let (number, charged) = (r.varint("number")?, r.varint("charge")?);

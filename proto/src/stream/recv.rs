@@ -42,8 +42,6 @@ struct Partial {
     number: u64,
     got: RangeSet,
     data: Vec<u8>,
-    /// Came after its number counted as missed.
-    late: bool,
 }
 
 /// The two ends of a stream's life that FIN and RESET tell.
@@ -346,7 +344,7 @@ impl RecvHalf {
                     return Err(FrameError::Drop);
                 }
                 self.charge(charge(total as usize), &mut effect)?;
-                self.begin(number, total, false)
+                self.begin(number, total)
             }
         };
         if self.fill(index, total, offset, bytes)? {
@@ -369,10 +367,10 @@ impl RecvHalf {
         if self.end.is_some_and(|e| number >= e.size) { Err(FINAL) } else { Ok(()) }
     }
 
-    fn begin(&mut self, number: u64, total: u64, late: bool) -> usize {
+    fn begin(&mut self, number: u64, total: u64) -> usize {
         let mut data = self.spare.pop().unwrap_or_default();
         data.resize(total as usize, 0);
-        self.partials.push(Partial { number, got: RangeSet::new(GAPS), data, late });
+        self.partials.push(Partial { number, got: RangeSet::new(GAPS), data });
         self.partials.len() - 1
     }
 
@@ -475,7 +473,6 @@ impl RecvHalf {
         total: u64,
         offset: u64,
         bytes: &[u8],
-        late_room: u64,
     ) -> Result<Effect, FrameError> {
         let mut effect = Effect::default();
         if self.state != State::Open || self.end.is_some() {
@@ -486,23 +483,17 @@ impl RecvHalf {
         let index = if let Some(index) = self.partials.iter().position(|p| p.number == number) {
             index
         } else {
-            let late = number < self.next;
-            if late {
-                if !self.numbers.contains(number) || size > late_room {
-                    return Ok(effect);
-                }
-                self.fill_gap(number);
-                effect.late += size;
-                self.prepaid += size;
-            } else {
-                self.skip(number, charged, &mut effect)?;
-                self.charge(size, &mut effect)?;
-                self.next = number + 1;
+            // A message whose first fragment comes after a newer message counts as missed already.
+            if number < self.next {
+                return Ok(effect);
             }
+            self.skip(number, charged, &mut effect)?;
+            self.charge(size, &mut effect)?;
+            self.next = number + 1;
             if self.partials.len() >= PARTIALS_ONCE {
                 self.abandon(0, &mut effect);
             }
-            self.begin(number, total, late)
+            self.begin(number, total)
         };
         match self.fill(index, total, offset, bytes) {
             Ok(true) => self.complete(index),
@@ -515,12 +506,7 @@ impl RecvHalf {
 
     fn abandon(&mut self, index: usize, effect: &mut Effect) {
         let p = self.partials.remove(index);
-        let size = charge(p.data.len());
-        if p.late {
-            self.prepaid = self.prepaid.saturating_sub(size);
-        } else {
-            effect.gone += size;
-        }
+        effect.gone += charge(p.data.len());
         self.missed += 1;
     }
 

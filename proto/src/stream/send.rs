@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::api::Tally;
-use super::message::{Mode, charge};
+use super::message::charge;
 use crate::bounded::{Inserted, RangeSet};
 use crate::codec::{Reader, varint_len};
 
@@ -80,7 +80,6 @@ pub(super) struct Run {
 
 #[derive(Debug)]
 pub(super) struct SendHalf {
-    mode: Mode,
     chunks: VecDeque<Chunk>,
     pub state: State,
     /// End of everything queued.
@@ -126,9 +125,8 @@ pub(super) fn header(bytes: &[u8]) -> Option<(u64, u64)> {
 }
 
 impl SendHalf {
-    pub const fn new(mode: Mode, limit: u64, send_buffer: u64) -> Self {
+    pub const fn new(limit: u64, send_buffer: u64) -> Self {
         Self {
-            mode,
             chunks: VecDeque::new(),
             state: State::Open,
             end: 0,
@@ -321,8 +319,9 @@ impl SendHalf {
         self.released + part
     }
 
-    /// Drops everything; returns what the peer may not have got.
-    pub fn drop_all(&mut self, spare: &mut dyn FnMut(Vec<u8>)) -> Tally {
+    /// Drops everything; returns what the peer may not have got. Where there is an order, that is
+    /// everything behind the first gap: the peer's application cannot have read it.
+    pub fn drop_all(&mut self, ordered: bool, spare: &mut dyn FnMut(Vec<u8>)) -> Tally {
         let mut lost = Tally::default();
         while let Some(chunk) = self.chunks.pop_front() {
             let mut at = chunk.start;
@@ -330,7 +329,8 @@ impl SendHalf {
             while let Some((h, len)) = header(rest) {
                 let size = h + len;
                 let one = Tally { messages: 1, bytes: len };
-                if at + size <= self.acked_to || self.acked.covers(&(at..at + size)) {
+                let out_of_order = !ordered && self.acked.covers(&(at..at + size));
+                if at + size <= self.acked_to || out_of_order {
                     self.delivered.add(one);
                 } else {
                     lost.add(one);
@@ -349,9 +349,5 @@ impl SendHalf {
         self.inside = None;
         (self.sent, self.committed, self.acked_to) = (self.end, self.end, self.end);
         lost
-    }
-
-    pub const fn mode(&self) -> Mode {
-        self.mode
     }
 }

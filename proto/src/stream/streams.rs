@@ -142,7 +142,7 @@ impl Streams {
         if self.next_ours >= self.peer_streams {
             return Err(OpenError::TooMany(self.peer_streams));
         }
-        let id = self.next_ours * 2 | self.ours;
+        let id = (self.next_ours * 2) | self.ours;
         self.next_ours += 1;
         let slot = self.add(id, true, mode, priority.max(1), String::from(label));
         self.owe(slot, owed::OPEN);
@@ -159,7 +159,7 @@ impl Streams {
             label,
             known: !ours,
             opened_in: 0,
-            send: SendHalf::new(mode, self.peer.stream_window, self.config.send_buffer),
+            send: SendHalf::new(self.peer.stream_window, self.config.send_buffer),
             recv: RecvHalf::new(mode, window, self.config.local.max_message),
             owed: 0,
             in_control: false,
@@ -247,7 +247,7 @@ impl Streams {
         let before = s.send.queued;
         let delivered = s.send.delivered;
         let spares = &mut self.spares;
-        let lost = s.send.drop_all(&mut |c| spare(spares, c));
+        let lost = s.send.drop_all(s.mode == Mode::Reliable, &mut |c| spare(spares, c));
         s.send.state = send::State::Reset(code);
         s.owed &= !(owed::FIN | owed::SYNC | owed::BLOCKED);
         let mut done = s.send.delivered;
@@ -539,19 +539,30 @@ impl Streams {
                 s.owed &= !owed::OPEN;
                 s.label = String::new();
             }
-            SentFrame::Sync(_, number) => {
-                if s.send.sync.0 <= number {
-                    s.owed &= !owed::SYNC;
-                }
+            SentFrame::Sync(_, number) if s.send.sync.0 <= number => s.owed &= !owed::SYNC,
+            SentFrame::Fin(_) => {
+                s.send.fin_acked = true;
+                s.owed &= !owed::FIN;
             }
-            SentFrame::Fin(_) => s.send.fin_acked = true,
-            SentFrame::Reset(_) => s.send.state = send::State::Done,
+            SentFrame::Reset(_) => {
+                s.send.state = send::State::Done;
+                s.owed &= !owed::RESET;
+            }
             _ => {}
         }
         if let Some(s) = self.table.get_mut(slot) {
             let flushed = s.mode == Mode::FireAndForget || s.send.acked_to == s.send.end;
             if s.send.fin_acked && flushed && s.send.state == send::State::Finishing {
                 s.send.state = send::State::Done;
+            }
+            // Nothing may stay on a list that has nothing to write: the session would spin.
+            if s.owed == 0 && core::mem::take(&mut s.in_control) {
+                self.control.retain(|e| *e != slot);
+            }
+            if s.in_active && !s.send.sendable() {
+                s.in_active = false;
+                self.active.retain(|e| *e != slot);
+                self.wake(slot);
             }
         }
         self.maybe_close(slot);
@@ -693,7 +704,7 @@ impl Streams {
         for slot in 0..self.table.slots.len() as u32 {
             let Some(mut s) = self.table.remove(slot) else { continue };
             let before = s.send.delivered;
-            sum.add(s.send.drop_all(&mut drop));
+            sum.add(s.send.drop_all(s.mode == Mode::Reliable, &mut drop));
             let mut done = s.send.delivered;
             done.sub(before);
             self.ledger.delivered.add(done);
@@ -759,7 +770,7 @@ impl Streams {
             prepaid += s.recv.prepaid;
             check(!s.in_active || s.send.sendable(), "an active stream has nothing to send")?;
             check(s.in_active || !s.send.sendable(), "a stream with data is not active")?;
-            check(s.owed == 0 || s.in_control, "an owed frame is not listed")?;
+            check((s.owed != 0) == s.in_control, "the list of owed frames")?;
             check(s.send.charged <= s.send.limit, "stream credit")?;
         }
         check(queued == self.ledger.queued, "queued")?;

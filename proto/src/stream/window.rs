@@ -18,8 +18,9 @@ pub(super) struct Window {
     epoch: Instant,
     epoch_drained: u64,
     wanted: u64,
-    /// The wanted message is larger than the window, so that draining alone does not help.
-    grow: bool,
+    /// Charge of the message that the peer waits with; if the window is smaller, draining alone does not
+    /// help.
+    wanted_size: u64,
 }
 
 impl Window {
@@ -34,7 +35,7 @@ impl Window {
             epoch: Instant::ZERO,
             epoch_drained: 0,
             wanted: 0,
-            grow: false,
+            wanted_size: 0,
         }
     }
 
@@ -72,10 +73,10 @@ impl Window {
         self.raise(grow)
     }
 
-    /// Raises the limit if a quarter of the window was drained, or if that is what the peer waits for.
+    /// Raises the limit if a quarter of the window was drained, or at all while the peer says that it waits.
     pub fn raise(&mut self, grow: &mut dyn FnMut(u64, u64) -> bool) -> bool {
         let mut target = self.drained + self.size;
-        if self.grow && self.wanted > self.limit {
+        if self.wanted_size > self.size && self.wanted > self.limit {
             let size = self.wanted.saturating_sub(self.drained);
             if size > self.size && size <= self.max && grow(self.size, size) {
                 self.size = size;
@@ -83,7 +84,7 @@ impl Window {
             }
         }
         let due = target.saturating_sub(self.limit) >= self.size / 4;
-        if target > self.limit && (due || (self.wanted > self.limit && self.wanted <= target)) {
+        if target > self.limit && (due || self.wanted > self.limit) {
             self.limit = target;
             return true;
         }
@@ -96,14 +97,14 @@ impl Window {
             return false;
         }
         self.wanted = need;
-        self.grow = size > self.size;
+        self.wanted_size = size;
         // A message that fits the window comes with ordinary draining.
-        if self.grow { self.raise(grow) } else { self.raise_drained() }
+        if size > self.size { self.raise(grow) } else { self.raise_drained() }
     }
 
     fn raise_drained(&mut self) -> bool {
         let target = self.drained + self.size;
-        if self.wanted <= target && target > self.limit {
+        if target > self.limit {
             self.limit = target;
             return true;
         }

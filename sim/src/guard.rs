@@ -1,0 +1,93 @@
+//! What a node may never do, seen from outside: the checks that need nothing but its datagrams.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// First byte of a data packet.
+const DATA: u8 = 5;
+
+/// Watches one life of one node.
+#[derive(Debug, Default)]
+pub struct Guard {
+    /// Highest counter sent under each (address, receiver index).
+    counters: BTreeMap<(SocketAddr, u32), u64>,
+    remotes: BTreeMap<SocketAddr, Remote>,
+}
+
+#[derive(Debug, Default)]
+struct Remote {
+    trusted: bool,
+    got: u64,
+    sent: u64,
+}
+
+impl Guard {
+    /// The node dialled this address, or says that it is proven.
+    pub fn trust(&mut self, addr: SocketAddr) {
+        self.remotes.entry(addr).or_default().trusted = true;
+    }
+
+    /// A datagram from `addr` reached the node.
+    pub fn got(&mut self, addr: SocketAddr, len: usize) {
+        self.remotes.entry(addr).or_default().got += len as u64;
+    }
+
+    /// The node sends `data` to `addr`. An error says which rule that breaks.
+    pub fn sent(&mut self, addr: SocketAddr, data: &[u8]) -> Result<(), String> {
+        let remote = self.remotes.entry(addr).or_default();
+        remote.sent += data.len() as u64;
+        if !remote.trusted && remote.sent > remote.got {
+            let Remote { got, sent, .. } = remote;
+            return Err(format!(
+                "amplification: {sent} bytes to {addr}, which sent {got} and proved nothing"
+            ));
+        }
+        // A counter is the nonce: under one key it may only rise (docs/protocol, data packets).
+        if let [DATA, i0, i1, i2, i3, rest @ ..] = data {
+            let Some(counter) = rest.first_chunk::<8>().map(|c| u64::from_le_bytes(*c)) else {
+                return Err("a data packet without a counter".into());
+            };
+            let key = (addr, u32::from_le_bytes([*i0, *i1, *i2, *i3]));
+            if let Some(last) = self.counters.insert(key, counter) {
+                if last >= counter {
+                    return Err(format!("counter {counter} after {last} under the key of {key:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(index: u32, counter: u64) -> Vec<u8> {
+        let mut p = vec![DATA];
+        p.extend_from_slice(&index.to_le_bytes());
+        p.extend_from_slice(&counter.to_le_bytes());
+        p
+    }
+
+    #[test]
+    fn a_repeated_counter_is_noticed() {
+        let mut guard = Guard::default();
+        let addr = "10.0.0.1:1".parse().unwrap();
+        guard.trust(addr);
+        assert_eq!(guard.sent(addr, &packet(1, 0)), Ok(()));
+        assert_eq!(guard.sent(addr, &packet(1, 5)), Ok(()));
+        assert_eq!(guard.sent(addr, &packet(2, 5)), Ok(()));
+        assert!(guard.sent(addr, &packet(1, 5)).is_err());
+    }
+
+    #[test]
+    fn more_bytes_than_came_are_noticed() {
+        let mut guard = Guard::default();
+        let addr = "10.0.0.1:1".parse().unwrap();
+        guard.got(addr, 100);
+        assert_eq!(guard.sent(addr, &[1; 100]), Ok(()));
+        assert!(guard.sent(addr, &[1]).is_err());
+        guard.trust(addr);
+        assert_eq!(guard.sent(addr, &[1; 1000]), Ok(()));
+    }
+}

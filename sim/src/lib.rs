@@ -1,0 +1,26 @@
+//! Deterministic worlds for tests of Net, and of applications on it.
+//!
+//! - [`pair::Pair`]: two bare nodes directly joined (L0).
+//! - [`world::World`]: any number of nodes in virtual time, with links that lose, delay, reorder,
+//!   duplicate and damage, and with applications as synchronous machines (L1).
+//! - [`check::check`]: one test over many seeds; a failure prints the line that repeats it.
+//!
+//! The same seed gives the same trace hash in every process. `docs/SIMULATION.md` is the guide.
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod check;
+mod guard;
+pub mod keyed;
+pub mod net;
+pub mod null;
+pub mod pair;
+pub mod topology;
+pub mod trace;
+pub mod traffic;
+pub mod world;
+
+pub use app::{App, Ctx};
+pub use check::{Sim, check, ensure};
+pub use net::{Burst, Fate, LinkConfig};
+pub use world::{Failure, World, WorldConfig};
