@@ -594,7 +594,9 @@ fn only_the_most_recently_used_keep_alive_quickly() {
 fn an_idle_session_is_small() {
     let idle = core::mem::size_of::<Session>();
     assert!(idle <= 3_500, "{idle} bytes");
+}
 
+#[test]
 fn a_message_larger_than_the_first_window_arrives() {
     for len in [20_000, 40_000, 65_536, 262_144, 1 << 20] {
         let mut net = Net::new(2);
