@@ -355,7 +355,7 @@ impl App for Station {
                 }
                 self.answering.retain(|(p, _), _| *p != peer);
             }
-            Event::StreamReady { id, peer, stream, limit } => {
+            Event::StreamReady { id, peer, stream, limit, .. } => {
                 if let Some((_, sending)) = self.flows.get_mut(id as usize) {
                     sending.stream = Some((peer, stream));
                     sending.limit = limit;

@@ -113,7 +113,9 @@ fn show(result: &Value, title: &str, output: Output) {
     if let Value::Object(fields) = result {
         let rows: Vec<(&str, String)> = fields
             .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str().map_or_else(|| value.to_string(), Into::into)))
+            .map(|(name, value)| {
+                (name.as_str(), value.as_str().map_or_else(|| value.to_string(), Into::into))
+            })
             .collect();
         output.table(title, &rows);
     }
@@ -131,7 +133,8 @@ async fn stream(args: BenchStream, output: Output) -> Result<()> {
     let sent = tokio::spawn(pour(data, args.payload as usize, limit)).await.map_err(Failure::failed)??;
     control.send(b"done").await?;
     let silent = || Failure::failed("the second process did not say what it counted");
-    let counted = tokio::time::timeout(Duration::from_secs(30), control.recv()).await.map_err(|_| silent())??;
+    let counted =
+        tokio::time::timeout(Duration::from_secs(30), control.recv()).await.map_err(|_| silent())??;
     let counted: Value = serde_json::from_slice(&counted.ok_or_else(silent)?).map_err(Failure::failed)?;
 
     let delivered = counted["messages"].as_u64().unwrap_or(0);
@@ -207,7 +210,12 @@ async fn echo(args: BenchEcho, output: Output) -> Result<()> {
     Ok(())
 }
 
-async fn call(stream: Stream, payload: usize, begun: Instant, limit: Duration) -> Result<Vec<Duration>, Error> {
+async fn call(
+    stream: Stream,
+    payload: usize,
+    begun: Instant,
+    limit: Duration,
+) -> Result<Vec<Duration>, Error> {
     let message = vec![0x5a; payload];
     let mut times = Vec::new();
     while begun.elapsed() < limit {

@@ -71,8 +71,11 @@ impl Eavesdropper {
             heard.sizes.resize(datagram.len() + 1, 0);
         }
         heard.sizes[datagram.len()] += 1;
-        heard.matches += self.finders.iter().map(|finder| finder.find_iter(datagram).count() as u64).sum::<u64>();
-        if let (Some(&DATA), Some((header, sealed))) = (datagram.first(), datagram.split_first_chunk::<CLEAR>()) {
+        heard.matches +=
+            self.finders.iter().map(|finder| finder.find_iter(datagram).count() as u64).sum::<u64>();
+        if let (Some(&DATA), Some((header, sealed))) =
+            (datagram.first(), datagram.split_first_chunk::<CLEAR>())
+        {
             if heard.headers.len() < SAMPLES {
                 heard.headers.push(*header);
             }

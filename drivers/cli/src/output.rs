@@ -25,7 +25,11 @@ impl Output {
     pub fn new(json: bool) -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { json, bars: stderr().is_terminal() && !dumb, colour: stdout().is_terminal() && !plain && !dumb }
+        Self {
+            json,
+            bars: stderr().is_terminal() && !dumb,
+            colour: stdout().is_terminal() && !plain && !dumb,
+        }
     }
 
     /// Whether the output is for programs.
@@ -85,7 +89,8 @@ impl Output {
 
     /// Room for progress bars.
     pub fn progress(self) -> Progress {
-        let target = if self.bars && !self.json { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target =
+            if self.bars && !self.json { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         Progress { output: self, many: MultiProgress::with_draw_target(target) }
     }
 }
@@ -99,7 +104,12 @@ pub struct Progress {
 impl Progress {
     /// A bar that counts bytes.
     pub fn bytes(&self, name: &str, total: u64) -> Bar {
-        self.bar(name, total, "{prefix:>10} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} ETA {eta}", true)
+        self.bar(
+            name,
+            total,
+            "{prefix:>10} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} ETA {eta}",
+            true,
+        )
     }
 
     /// A bar that counts things.

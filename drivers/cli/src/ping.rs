@@ -50,7 +50,12 @@ async fn measure(mesh: &Mesh, ticket: Ticket, args: &args::Ping, output: Output)
     let peer = mesh.connect(&ticket).await?;
     let connect = begun.elapsed();
     let addr = peer.addr().map_or("?".to_string(), |addr| addr.to_string());
-    output.say(format!("connected to {:?} at {addr} in {}, {}", peer.id(), millis(connect), peer.cipher().name()));
+    output.say(format!(
+        "connected to {:?} at {addr} in {}, {}",
+        peer.id(),
+        millis(connect),
+        peer.cipher().name()
+    ));
     output.emit(&json!({
         "event": "connected", "id": peer.id().to_string(), "addr": addr,
         "micros": connect.as_micros() as u64, "cipher": peer.cipher().name(),
@@ -68,7 +73,9 @@ async fn measure(mesh: &Mesh, ticket: Ticket, args: &args::Ping, output: Output)
             Ok(Ok(None) | Err(Error::Stopped(_) | Error::Reset(_))) => return no_echo(&peer, output).await,
             Ok(Err(error)) => return Err(error.into()),
             Err(_) if times.is_empty() => return no_echo(&peer, output).await,
-            Err(_) => return Err(Failure::new(Code::Unreachable, format_args!("no echo in {} s", WAIT.as_secs()))),
+            Err(_) => {
+                return Err(Failure::new(Code::Unreachable, format_args!("no echo in {} s", WAIT.as_secs())));
+            }
         }
         let time = times[times.len() - 1];
         output.say(format!("{seq:3}  {}", millis(time)));

@@ -68,7 +68,8 @@ impl Relay {
             markers,
         });
         let run = shared.clone();
-        let front = thread::Builder::new().name("relay".into()).spawn(move || forward(&socket, target, &run))?;
+        let front =
+            thread::Builder::new().name("relay".into()).spawn(move || forward(&socket, target, &run))?;
         Ok(Self { addr, shared, front: Some(front) })
     }
 
@@ -165,7 +166,8 @@ fn connect(
     target: SocketAddr,
     shared: &Arc<Shared>,
 ) -> io::Result<(Arc<UdpSocket>, JoinHandle<()>)> {
-    let any = if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let any =
+        if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let upstream = Arc::new(open(any)?);
     upstream.connect(target)?;
     let (from, to, shared) = (upstream.clone(), front.try_clone()?, shared.clone());
@@ -198,8 +200,12 @@ fn seed() -> u64 {
 pub async fn run(args: args::Relay, output: Output) -> Result<()> {
     let relay = Relay::start(args.bind, args.target, args.loss, Vec::new())?;
     let addr = relay.addr();
-    output.say(format!("{addr} forwards to {} and loses {} % each way. Ctrl-C ends it.", args.target, args.loss));
-    output.emit(&json!({"event": "listening", "addr": addr, "target": args.target, "loss_percent": args.loss}));
+    output.say(format!(
+        "{addr} forwards to {} and loses {} % each way. Ctrl-C ends it.",
+        args.target, args.loss
+    ));
+    output
+        .emit(&json!({"event": "listening", "addr": addr, "target": args.target, "loss_percent": args.loss}));
     _ = tokio::signal::ctrl_c().await;
     let c = relay.counters();
     let [there, there_lost, back, back_lost] =

@@ -1,6 +1,7 @@
 //! The state directory: which one, and the little that this program keeps there besides the SDK.
 
 use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +37,11 @@ pub fn bound(dir: &Path) -> Vec<SocketAddr> {
 pub fn keep_bound(dir: &Path, addrs: &[SocketAddr]) -> std::io::Result<()> {
     let text: String = addrs.iter().map(|addr| format!("{addr}\n")).collect();
     let fresh = dir.join("recv-bound-new");
-    fs::write(&fresh, text)?;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(&fresh)?.write_all(text.as_bytes())?;
     fs::rename(fresh, dir.join(BOUND))
 }
 

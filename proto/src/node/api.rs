@@ -15,9 +15,7 @@ use crate::time::{Duration, WallClock};
 
 pub use crate::handshake::{Job, JobDone};
 pub use crate::session::{Batch as Transmit, DownReason, Violation};
-
-/// Longest stream label, in bytes.
-pub const MAX_LABEL: usize = 256;
+pub use crate::stream::MAX_LABEL;
 
 /// Everything that can happen to a node. One value per step; recorded, it replays.
 #[derive(Debug, Serialize)]
@@ -189,6 +187,8 @@ pub enum Event {
         stream: StreamId,
         /// Bytes that a port may queue at first (see [`Event::Writable`]).
         limit: u64,
+        /// Longest message that the peer takes, in bytes. A port refuses a longer one before it is queued.
+        max_message: u64,
     },
     /// A stream could not be opened, or was gone before it could be flushed.
     StreamRefused {
@@ -209,6 +209,8 @@ pub enum Event {
         mode: Mode,
         /// Bytes that a port may queue at first (see [`Event::Writable`]).
         limit: u64,
+        /// Longest message that the peer takes, in bytes. A port refuses a longer one before it is queued.
+        max_message: u64,
     },
     /// Messages wait in [`take`](super::Node::take). Not repeated until they were taken.
     Readable {
@@ -355,7 +357,8 @@ impl From<stream::OpenError> for StreamError {
 pub(super) fn stream_event(peer: Peer, event: stream::Event, streams: &stream::Streams) -> Event {
     match event {
         stream::Event::Opened { id, label, mode } => {
-            Event::StreamOpened { peer, stream: id, label, mode, limit: streams.write_limit(id) }
+            let (limit, max_message) = (streams.write_limit(id), streams.max_message());
+            Event::StreamOpened { peer, stream: id, label, mode, limit, max_message }
         }
         stream::Event::Readable(stream) => Event::Readable { peer, stream },
         stream::Event::Writable { id, limit } => Event::Writable { peer, stream: id, limit },

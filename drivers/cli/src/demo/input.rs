@@ -55,7 +55,8 @@ impl Input {
         if bytes.is_empty() {
             return Err(Failure::usage(format_args!("{} is empty", path.display())));
         }
-        let name = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
+        let name =
+            path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
         Ok(Self::new(name, bytes))
     }
 

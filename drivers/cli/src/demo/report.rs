@@ -27,7 +27,8 @@ pub struct Relayed {
 impl Relayed {
     /// Ends the relays.
     pub fn new(relays: [Relay; 2]) -> Self {
-        let mut sum = Self { there: 0, there_lost: 0, back: 0, back_lost: 0, overheard: Overheard::default() };
+        let mut sum =
+            Self { there: 0, there_lost: 0, back: 0, back_lost: 0, overheard: Overheard::default() };
         for relay in relays {
             let c = relay.counters();
             sum.there += c.there.load(Relaxed);
@@ -68,13 +69,20 @@ fn table(told: &Told, verified: bool, output: Output) {
     let (found, markers) = told.control();
     let lost = relay.there_lost + relay.back_lost;
     let through = relay.there + relay.back;
-    let header = heard.headers.first().map_or("none".to_string(), |h| {
-        format!("{} {} {}", hex(&h[..1]), hex(&h[1..5]), hex(&h[5..]))
-    });
+    let header = heard
+        .headers
+        .first()
+        .map_or("none".to_string(), |h| format!("{} {} {}", hex(&h[..1]), hex(&h[1..5]), hex(&h[5..])));
     let rows = [
         (
             "file",
-            format!("{}, {} in {} messages\nBLAKE3 {} at both ends", input.name, size(file.bytes), file.messages, file.hash),
+            format!(
+                "{}, {} in {} messages\nBLAKE3 {} at both ends",
+                input.name,
+                size(file.bytes),
+                file.messages,
+                file.hash
+            ),
         ),
         ("throughput", format!("{}, {} under way", rate(file.bytes, told.took), millis(told.took))),
         (
@@ -86,11 +94,11 @@ fn table(told: &Told, verified: bool, output: Output) {
                 told.receipts
             ),
         ),
+        ("readings", format!("{} sent and never repeated, {} arrived", told.readings_sent, told.readings)),
         (
-            "readings",
-            format!("{} sent and never repeated, {} arrived", told.readings_sent, told.readings),
+            "round trip",
+            format!("{} smoothed, {} at best, through the relay", millis(to_b.rtt), millis(to_b.rtt_min)),
         ),
-        ("round trip", format!("{} smoothed, {} at best, through the relay", millis(to_b.rtt), millis(to_b.rtt_min))),
         (
             "losses",
             format!(
@@ -105,7 +113,12 @@ fn table(told: &Told, verified: bool, output: Output) {
         ),
         (
             "datagrams",
-            format!("{} to {} bytes, {} in the middle", heard.smallest.min(heard.largest), heard.largest, heard.median()),
+            format!(
+                "{} to {} bytes, {} in the middle",
+                heard.smallest.min(heard.largest),
+                heard.largest,
+                heard.median()
+            ),
         ),
         (
             "eavesdropper",

@@ -34,9 +34,10 @@ impl From<Error> for Cut {
     fn from(error: Error) -> Self {
         match error {
             // The receiver may be started again, whatever it said when it went.
-            Error::Disconnected(_) | Error::Closed | Error::Reset(code::BUSY) | Error::Stopped(code::BUSY) => {
-                Self::Interrupted(error)
-            }
+            Error::Disconnected(_)
+            | Error::Closed
+            | Error::Reset(code::BUSY)
+            | Error::Stopped(code::BUSY) => Self::Interrupted(error),
             Error::Reset(code) | Error::Stopped(code) => Self::For(refused(code)),
             _ if error.is_retryable() => Self::Interrupted(error),
             _ => Self::For(error.into()),
@@ -49,7 +50,9 @@ fn refused(why: u16) -> Failure {
         Code::Refused,
         match why {
             code::STORAGE => "the receiver's folder cannot be used".to_string(),
-            code::MALFORMED => "the receiver does not accept what was sent: see what it says there".to_string(),
+            code::MALFORMED => {
+                "the receiver does not accept what was sent: see what it says there".to_string()
+            }
             _ => format!("the receiver refused the transfer with code {why}"),
         },
     )
@@ -123,13 +126,17 @@ async fn persist(
             Err(_) => return Err(silence(patience)),
             Ok(Err(error)) => error.into(),
             Ok(Ok(peer)) => {
-                let before = carried;
+                let (before, since) = (carried, Instant::now());
                 let ended = attempt(&peer, plan, &bar, &mut carried).await;
-                if carried > before || ended.is_ok() {
+                // Patience is for silence: time with the receiver does not count, and progress renews it.
+                deadline += since.elapsed();
+                if carried > before {
                     (deadline, pause) = (Instant::now() + patience, BACKOFF.0);
                 }
                 match ended {
-                    Ok(ledger) => return report(&ledger, plan, &peer, begun, carried, attempts, output).await,
+                    Ok(ledger) => {
+                        return report(&ledger, plan, &peer, begun, carried, attempts, output).await;
+                    }
                     Err(cut) => cut,
                 }
             }
@@ -141,7 +148,8 @@ async fn persist(
             }
             Cut::Interrupted(error) => {
                 progress.note(format!("{error}; trying again"));
-                output.emit(&json!({"event": "interrupted", "error": error.to_string(), "attempt": attempts}));
+                output
+                    .emit(&json!({"event": "interrupted", "error": error.to_string(), "attempt": attempts}));
             }
         }
         sleep(pause).await;
@@ -251,8 +259,22 @@ async fn report(
         }).collect::<Vec<_>>(),
     }));
     let mut rows = vec![
-        ("verified", format!("{} of {} files and folders, {}", ledger.verified(), plan.entries.len(), size(plan.bytes))),
-        ("sent", format!("{} in {:.1} s, {}", size(carried), took.as_secs_f64(), rate(carried, took))),
+        (
+            "verified",
+            format!(
+                "{} of {} files and folders, {}",
+                ledger.verified(),
+                plan.entries.len(),
+                size(plan.bytes)
+            ),
+        ),
+        (
+            "sent",
+            match carried {
+                0 => "nothing: it was all there".to_string(),
+                _ => format!("{} in {:.1} s, {}", size(carried), took.as_secs_f64(), rate(carried, took)),
+            },
+        ),
     ];
     if attempts > 1 {
         rows.push(("attempts", attempts.to_string()));

@@ -62,7 +62,12 @@ fn names(root: &Path, hash: &Hash) -> (PathBuf, PathBuf) {
 }
 
 /// Hashes the next `len` bytes.
-pub fn hash_next(file: &mut File, len: u64, hasher: &mut Hasher, mut each: impl FnMut(u64)) -> io::Result<()> {
+pub fn hash_next(
+    file: &mut File,
+    len: u64,
+    hasher: &mut Hasher,
+    mut each: impl FnMut(u64),
+) -> io::Result<()> {
     let mut buf = vec![0; super::BLOCK];
     let mut left = len;
     while left > 0 {
@@ -85,11 +90,21 @@ impl Part {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "not a file"));
         }
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        let mut part = Self { turn: take_turn(&path), file, path, state, hasher: Hasher::new(), len: 0, synced: 0 };
+        let mut part =
+            Self { turn: take_turn(&path), file, path, state, hasher: Hasher::new(), len: 0, synced: 0 };
         match part.restore() {
             Ok(()) => Ok(part),
             Err(_) => part.restart().map(|()| part),
         }
+    }
+
+    /// How much is left of an earlier attempt, and its hash; makes nothing where nothing is left.
+    pub fn look(root: &Path, hash: &Hash) -> io::Result<(u64, Hash)> {
+        if !names(root, hash).1.exists() {
+            return Ok((0, *blake3::hash(b"").as_bytes()));
+        }
+        let part = Self::open(root, hash)?;
+        Ok((part.len, part.hash()))
     }
 
     fn restore(&mut self) -> io::Result<()> {

@@ -8,7 +8,7 @@ use blake3::Hasher;
 
 use super::manifest::{self, Manifest, NameError};
 use super::part::{self, Part};
-use super::wire::{Entry, Have, Hash, Kind, MAX_BATCH, Reason, Reply, Request};
+use super::wire::{Entry, Hash, Have, Kind, MAX_BATCH, Reason, Reply, Request};
 
 /// Why a transfer ends early.
 #[derive(Debug, thiserror::Error)]
@@ -224,7 +224,9 @@ impl Receiver {
         let at = manifest::place(&self.root, &entry.path).map_err(|e| occupied(&e.to_string()))?;
         match fs::symlink_metadata(&at) {
             Ok(there) if there.is_dir() => return Err(occupied("a folder is in its place")),
-            Ok(there) if there.is_file() && there.len() == size && same(&at, size, hash).map_err(storage)? => {
+            Ok(there)
+                if there.is_file() && there.len() == size && same(&at, size, hash).map_err(storage)? =>
+            {
                 let executable = matches!(entry.kind, Kind::File { executable: true, .. });
                 File::open(&at).and_then(|file| part::set_executable(&file, executable)).map_err(storage)?;
                 return Ok(Found::Whole);
@@ -233,12 +235,8 @@ impl Receiver {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(storage(e)),
             _ => {}
         }
-        let part = Part::open(&self.root, hash).map_err(storage)?;
-        // A whole part was not moved before the crash; it is sent again from the last block on.
-        if part.len() > size {
-            return Ok(Found::Part(0, part.hash()));
-        }
-        Ok(Found::Part(part.len(), part.hash()))
+        let (len, hash) = Part::look(&self.root, hash).map_err(storage)?;
+        Ok(Found::Part(if len > size { 0 } else { len }, hash))
     }
 
     fn begin(
@@ -281,7 +279,13 @@ impl Receiver {
         }
         if part.hash() != hash {
             part.discard();
-            return self.fail(index, Reason::Changed, "the content has another hash than was said", reply, see);
+            return self.fail(
+                index,
+                Reason::Changed,
+                "the content has another hash than was said",
+                reply,
+                see,
+            );
         }
         match manifest::place(&self.root, &entry.path).and_then(|at| part.finish(&at, executable)) {
             Ok(()) => {

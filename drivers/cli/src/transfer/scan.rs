@@ -76,7 +76,8 @@ pub fn find(path: &Path) -> Result<Found> {
 
 fn text(name: &std::ffi::OsStr, path: &Path) -> Result<String> {
     name.to_str().map(Into::into).ok_or_else(|| {
-        Failure::failed(format_args!("the name of {} is not UTF-8", path.display())).remedy("rename it, then send again")
+        Failure::failed(format_args!("the name of {} is not UTF-8", path.display()))
+            .remedy("rename it, then send again")
     })
 }
 

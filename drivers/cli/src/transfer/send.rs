@@ -45,13 +45,15 @@ impl Ledger {
 
     /// Takes in a reply.
     pub fn handle(&mut self, plan: &Plan, message: &[u8]) -> Result<Step, BadReply> {
-        let slot = |index: u64| usize::try_from(index).ok().filter(|i| *i < plan.entries.len()).ok_or(BadReply);
+        let slot =
+            |index: u64| usize::try_from(index).ok().filter(|i| *i < plan.entries.len()).ok_or(BadReply);
         let size = |index: usize| plan.entries[index].file().map_or(0, |(size, _)| size);
         match Reply::decode(message).map_err(|_| BadReply)? {
             Reply::Have(list) => {
                 for have in list {
                     let index = slot(have.index)?;
-                    if have.len > size(index) || self.have.last().is_some_and(|last| last.index >= have.index) {
+                    if have.len > size(index) || self.have.last().is_some_and(|last| last.index >= have.index)
+                    {
                         return Err(BadReply);
                     }
                     self.here += have.len;

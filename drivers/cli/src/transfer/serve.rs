@@ -18,6 +18,9 @@ use crate::{args, ping, state};
 /// Most transfers at once.
 const MAX_TRANSFERS: usize = 16;
 
+/// After so many bytes programs hear of progress.
+const TELL: u64 = 4 << 20;
+
 /// The command.
 pub async fn run(args: args::Recv, output: Output) -> Result<()> {
     std::fs::create_dir_all(&args.into)
@@ -34,7 +37,9 @@ pub async fn run(args: args::Recv, output: Output) -> Result<()> {
     }));
     let addrs: Vec<String> = invite.ticket.addrs.iter().map(ToString::to_string).collect();
     output.say(format!("Receiving into {}, reachable at {}.", root.display(), addrs.join(", ")));
-    output.say("The invite below is SECRET: whoever has it can send files here and read what others in this mesh");
+    output.say(
+        "The invite below is SECRET: whoever has it can send files here and read what others in this mesh",
+    );
     output.say("would let them read. It stays valid when this program is started again. Send with:\n");
     output.say(format!("net send PATH --to {invite}\n"));
 
@@ -121,7 +126,8 @@ impl Server {
                 Err(error) => {
                     receiver.interrupt();
                     watch.clear();
-                    self.output.note(format!("from {from:?}: {error}; what arrived is kept for the next attempt"));
+                    self.output
+                        .note(format!("from {from:?}: {error}; what arrived is kept for the next attempt"));
                     self.output.emit(&json!({"event": "interrupted", "from": from.to_string(), "error": error.to_string()}));
                     return None;
                 }
@@ -133,7 +139,8 @@ impl Server {
             if let Err(error) = handled {
                 watch.clear();
                 self.output.note(format!("from {from:?}: {}", printable(&error.to_string())));
-                self.output.emit(&json!({"event": "refused", "from": from.to_string(), "error": error.to_string()}));
+                self.output
+                    .emit(&json!({"event": "refused", "from": from.to_string(), "error": error.to_string()}));
                 turn_away(stream, code::MALFORMED);
                 return None;
             }
@@ -167,14 +174,22 @@ impl Watch {
         match seen {
             Seen::Begins { files, bytes, here } => {
                 self.output.emit(&json!({"event": "begins", "files": files, "bytes": bytes, "here": here}));
-                self.progress.note(format!("{files} files, {}, of which {} are here", size(bytes), size(here)));
+                self.progress.note(format!(
+                    "{files} files, {}, of which {} are here",
+                    size(bytes),
+                    size(here)
+                ));
                 let bar = self.progress.bytes("receiving", bytes);
                 bar.begin_at(here);
                 self.bar = Some(bar);
             }
             Seen::Bytes(n) => {
                 if let Some(bar) = &self.bar {
+                    let before = bar.position();
                     bar.add(n);
+                    if before / TELL != (before + n) / TELL {
+                        self.output.emit(&json!({"event": "progress", "bytes": before + n}));
+                    }
                 }
             }
             Seen::Verified(index) => {
@@ -183,7 +198,8 @@ impl Watch {
             Seen::Failed(index, reason, why) => {
                 self.progress.note(format!("{}: {}", path(index), printable(&why)));
                 let reason = reason.to_string();
-                self.output.emit(&json!({"event": "failed", "path": path(index), "reason": reason, "why": why}));
+                self.output
+                    .emit(&json!({"event": "failed", "path": path(index), "reason": reason, "why": why}));
             }
             Seen::Over(verified) => {
                 self.clear();

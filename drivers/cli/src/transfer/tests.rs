@@ -69,7 +69,8 @@ fn tree(at: &Path) {
     for folder in ["t", "t/empty", "t/deep/er"] {
         fs::create_dir_all(at.join(folder)).unwrap();
     }
-    let noise: Vec<u8> = (0..1_500_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let noise: Vec<u8> =
+        (0..1_500_000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     fs::write(at.join("t/big"), &noise).unwrap();
     fs::write(at.join("t/deep/er/small"), b"small").unwrap();
     fs::write(at.join("t/deep/copy"), b"small").unwrap();
@@ -120,7 +121,10 @@ fn it_goes_on_wherever_it_was_cut() {
         let first = attempt(&plan, there.path(), false, Some(cut));
         let second = attempt(&plan, there.path(), false, None);
         assert!(second.complete, "cut after {cut} messages");
-        assert!(first.carried + second.carried <= plan.bytes + super::BLOCK as u64, "cut after {cut} messages");
+        assert!(
+            first.carried + second.carried <= plan.bytes + super::BLOCK as u64,
+            "cut after {cut} messages"
+        );
         same(&here.path().join("t"), &there.path().join("t"));
     }
 }

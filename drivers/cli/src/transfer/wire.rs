@@ -50,7 +50,9 @@ impl Wire for Entry {
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let kind = r.u8("entry kind")?;
-        let path = core::str::from_utf8(r.bytes(MAX_PATH, "path")?).map_err(|_| DecodeError::Invalid("path"))?.into();
+        let path = core::str::from_utf8(r.bytes(MAX_PATH, "path")?)
+            .map_err(|_| DecodeError::Invalid("path"))?
+            .into();
         let kind = match kind {
             0 => Kind::Folder,
             1 | 2 => Kind::File { size: r.varint("size")?, hash: r.array("hash")?, executable: kind == 2 },
