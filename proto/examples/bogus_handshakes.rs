@@ -1,6 +1,11 @@
 //! How many bogus first messages per second one core rejects, and what 100,000 a second cost.
 //!
 //! Run with `cargo run --release -p net-proto --example bogus_handshakes`.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a benchmark reads the clock; the machines do not"
+)]
 
 use std::time::Instant as Clock;
 

@@ -1,6 +1,11 @@
 //! How fast the streams machine moves messages, without packets, encryption or recovery.
 //!
 //! `cargo run --release -p net-proto --example streams_throughput`
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a benchmark reads the clock; the machines do not"
+)]
 
 use net_proto::codec::{Reader, Writer};
 use net_proto::stream::{Config, Mode, Pool, SentFrame, Streams, charge, frame_message};

@@ -2,8 +2,13 @@
 
 use net_proto::codec::Wire;
 use net_proto::entropy::Entropy;
-use net_proto::identity::{Identity, Invite, Mesh, MeshId, MeshKey, Ticket};
-use net_proto::stream::frame_message;
+use net_proto::handshake::{Hello, Outcome, Welcome};
+use net_proto::identity::{Identity, Incarnation, Invite, Mesh, MeshId, MeshKey, Ticket};
+use net_proto::node::boot;
+use net_proto::recovery::{Ack, EcnCounts};
+use net_proto::session::aead::Cipher;
+use net_proto::session::{Close, Extension};
+use net_proto::stream::{Limits, frame_message};
 
 /// Seeds of the decoder `name`, small and valid ones first. Empty for a decoder without any: a test
 /// fails then.
@@ -14,6 +19,17 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "entity-text" => tickets().iter().map(|t| t.entity.to_string().into_bytes()).collect(),
         "ticket-text" => tickets().iter().map(|t| t.to_string().into_bytes()).collect(),
         "invite-text" => invites().iter().map(|i| i.to_string().into_bytes()).collect(),
+        "boot-record" => [0, 1, u64::MAX].map(boot::record).into(),
+        "hello" => hellos().iter().map(Wire::to_vec).collect(),
+        "welcome" => welcomes().iter().map(Wire::to_vec).collect(),
+        "packet-header" => packet_headers(),
+        "ack" => acks().iter().map(Wire::to_vec).collect(),
+        "close" => {
+            [(0, 0), (7, 0), (0, 3)].map(|(code, violation)| Close { code, violation }.to_vec()).into()
+        }
+        "extension" => extensions().iter().map(Wire::to_vec).collect(),
+        "stream-limits" => limits().iter().map(Wire::to_vec).collect(),
+        "stream-frames" => stream_frames(),
         "chunk" => chunks(),
         _ => Vec::new(),
     }
@@ -44,6 +60,86 @@ fn chunks() -> Vec<Vec<u8>> {
             chunk
         })
         .collect()
+}
+
+fn limits() -> [Limits; 3] {
+    let small = Limits { session_window: 1 << 14, stream_window: 1 << 12, streams: 1, max_message: 64 };
+    [Limits::default(), Limits::NONE, small]
+}
+
+fn hellos() -> Vec<Hello> {
+    let of = |n: u8, resume, tlvs: &[u8]| Hello {
+        entity: Identity::from_seed(&[n; 32]).id(),
+        versions: (1, n.max(1)),
+        features: u64::from(n),
+        ciphers: Cipher::ChaCha20Poly1305.bit(),
+        incarnation: Incarnation { epoch: 3, random: 4 },
+        number: 5,
+        resume,
+        limits: Limits::default().to_vec(),
+        grant: vec![n; n.into()],
+        tlvs: tlvs.to_vec(),
+    };
+    // No extension; padding of two zeros; an unknown one that may be ignored.
+    vec![of(0, None, &[]), of(1, Some(9), &[0, 2, 0, 0]), of(2, Some(u64::MAX), &[2, 1, 7])]
+}
+
+fn welcomes() -> Vec<Welcome> {
+    let of = |cipher, outcome, observed: Option<&str>| Welcome {
+        version: 1,
+        versions: (1, 1),
+        features: 0,
+        cipher,
+        incarnation: Incarnation { epoch: 3, random: 4 },
+        index: 0x0102_0304,
+        outcome,
+        observed: observed.map(|addr| addr.parse().expect("an address")),
+        tlvs: Vec::new(),
+    };
+    let accepted =
+        |resumed| Outcome::Accepted { association: 6, resumed, limits: Limits::default().to_vec() };
+    vec![
+        of(Cipher::ChaCha20Poly1305, Outcome::Refused(2), None),
+        of(Cipher::ChaCha20Poly1305, accepted(false), Some("192.0.2.1:9")),
+        of(Cipher::Aes256Gcm, accepted(true), Some("[2001:db8::1]:9")),
+    ]
+}
+
+/// Header and tag: the shortest packets there are.
+fn packet_headers() -> Vec<Vec<u8>> {
+    [(0u32, 0u64), (0x0102_0304, 5), (u32::MAX, u64::MAX)]
+        .map(|(index, counter)| [&[5][..], &index.to_le_bytes(), &counter.to_le_bytes(), &[0; 16]].concat())
+        .into()
+}
+
+fn acks() -> Vec<Ack> {
+    let ecn = EcnCounts { ect0: 70, ect1: 0, ce: 3 };
+    vec![
+        Ack { delay_us: 0, ranges: vec![0..=0], ecn: None },
+        Ack { delay_us: 900, ranges: vec![100..=120, 70..=80, 3..=3], ecn: None },
+        Ack { delay_us: 25_000, ranges: vec![1_000_000..=1_000_001, 0..=999_997], ecn: Some(ecn) },
+    ]
+}
+
+fn extensions() -> Vec<Extension> {
+    [(0x40, 0), (0x41, 3), (0x1_0000, 70)].map(|(kind, len)| Extension { kind, body: vec![9; len] }).into()
+}
+
+/// Streams that the peer opens (even ids), data in each mode, and every frame without data.
+fn stream_frames() -> Vec<Vec<u8>> {
+    let open = |id: u8, mode: u8| vec![0x10, id, mode, 16, 1, b'a'];
+    vec![
+        // Reliable: OPEN, DATA with one message of two bytes, FIN after three bytes charged as 64.
+        [open(0, 1), vec![0x11, 0, 0, 3, 2, b'h', b'i'], vec![0x17, 0, 3, 0x40, 64]].concat(),
+        // Unordered: a run, and the middle of a message of nine bytes.
+        [open(2, 2), vec![0x12, 2, 0, 2, 1, b'x'], vec![0x13, 2, 1, 9, 3, 2, b'y', b'z']].concat(),
+        // Fire-and-forget: a run, the middle of a message, SYNC.
+        [open(4, 0), vec![0x14, 4, 0, 0, 2, 1, b'x'], vec![0x15, 4, 1, 0x40, 64, 9, 3, 1, b'y']].concat(),
+        [open(4, 0), vec![0x16, 4, 2, 0x40, 128]].concat(),
+        // Credit and ends, on streams of the receiver (odd ids).
+        vec![0x08, 0x80, 1, 0, 0, 0x09, 5, 0x1a, 1, 0x80, 1, 0, 0, 0x19, 1, 0, 7],
+        [open(0, 1), vec![0x18, 0, 0, 7, 0, 0x1b, 0, 0x40, 64, 0x40, 64, 0x1c, 0x40, 64, 0x40, 64]].concat(),
+    ]
 }
 
 /// Tries `check` on `seed`, on everything it begins with, and with every byte replaced by every

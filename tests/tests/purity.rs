@@ -54,7 +54,7 @@ const PANICS: &[&str] = &["unwrap", "expect", "panic", "todo", "unimplemented", 
 const MAY_PANIC: &[(&str, &str)] = &[];
 
 /// Functions that read foreign bytes but are parts of a registered decoder.
-const PARTS: &[&str] = &["decode_exact"];
+const PARTS: &[&str] = &["decode_exact", "decode_body"];
 
 fn proto() -> Vec<Source> {
     let root = net_tests::root();

@@ -92,7 +92,7 @@ impl Hello {
 }
 
 impl Wire for Hello {
-    const NAME: &'static str = "handshake hello";
+    const NAME: &'static str = "hello";
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
@@ -173,7 +173,7 @@ pub struct Welcome {
 }
 
 impl Wire for Welcome {
-    const NAME: &'static str = "handshake welcome";
+    const NAME: &'static str = "welcome";
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {

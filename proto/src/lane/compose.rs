@@ -77,7 +77,8 @@ impl Effects for Scoped<'_> {
 
 impl Scoped<'_> {
     const fn ticket(&self, ticket: Ticket) -> Ticket {
-        Ticket((self.plane as u64) << TICKET_BITS | owner(ticket).1.0)
+        let (_, Ticket(low)) = owner(ticket);
+        Ticket((self.plane as u64) << TICKET_BITS | low)
     }
 }
 

@@ -15,9 +15,7 @@ use crate::time::{Duration, WallClock};
 
 pub use crate::handshake::{Job, JobDone};
 pub use crate::session::{Batch as Transmit, DownReason, Violation};
-
-/// Longest stream label, in bytes.
-pub const MAX_LABEL: usize = 256;
+pub use crate::stream::MAX_LABEL;
 
 /// Everything that can happen to a node. One value per step; recorded, it replays.
 #[derive(Debug, Serialize)]

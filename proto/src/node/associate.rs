@@ -76,9 +76,18 @@ impl Node {
             self.events.push_back(event);
             return;
         }
-        if let Some(dial) = self.dials.get_mut(&entity) {
-            dial.waiting.push(id);
-            return;
+        match self.dials.get_mut(&entity) {
+            // A renewal asks where the peer used to be; the caller may know better.
+            Some(dial) if dial.waiting.is_empty() && !paths.is_empty() => {
+                if let Some(dial) = self.dials.remove(&entity) {
+                    self.drop_dial(dial, DialError::Cancelled);
+                }
+            }
+            Some(dial) => {
+                dial.waiting.push(id);
+                return;
+            }
+            None => {}
         }
         if paths.is_empty() {
             self.events.push_back(Event::DialFailed { dial: id, error: DialError::NoAddress });
@@ -157,10 +166,11 @@ impl Node {
         let for_session = self.any_session(&entity).is_some();
         if let Some(dial) = self.dials.get_mut(&entity) {
             dial.waiting.retain(|w| *w != id);
-            if dial.waiting.is_empty() && !for_session {
-                if let Some(dial) = self.dials.remove(&entity) {
-                    self.drop_dial(dial, DialError::Cancelled);
-                }
+            if dial.waiting.is_empty()
+                && !for_session
+                && let Some(dial) = self.dials.remove(&entity)
+            {
+                self.drop_dial(dial, DialError::Cancelled);
             }
         }
         self.events.push_back(Event::DialFailed { dial: id, error: DialError::Cancelled });
@@ -182,10 +192,10 @@ impl Node {
         if !session.wants_dial(now) || self.dials.contains_key(&entity) || self.stopping {
             return;
         }
-        if self.start_handshake(now, entity, alloc::vec![path], None).is_err() {
-            if let Some(session) = self.slots[slot as usize].session.as_deref_mut() {
-                session.dial_failed(now);
-            }
+        if self.start_handshake(now, entity, alloc::vec![path], None).is_err()
+            && let Some(session) = self.slots[slot as usize].session.as_deref_mut()
+        {
+            session.dial_failed(now);
         }
     }
 
@@ -346,11 +356,9 @@ impl Node {
             return;
         }
         let joins = known == Some((with.incarnation, with.life));
-        let slot = if joins {
-            self.join(now, with.peer, epoch)
-        } else {
-            self.begin(now, with, limits, epoch)
-        };
+        let path = with.path;
+        let slot =
+            if joins { self.join(now, with.peer, epoch) } else { self.begin(now, with, limits, epoch) };
         let Some(slot) = slot else {
             let error = DialError::TooMany(self.config.max_peers);
             self.events.extend(dial.waiting.into_iter().map(|dial| Event::DialFailed { dial, error }));
@@ -359,6 +367,9 @@ impl Node {
         if let Some(session) = self.slots[slot as usize].session.as_deref_mut() {
             // The responder learns from this packet that its answer arrived.
             session.announce();
+            if joins {
+                session.found_at(now, path);
+            }
             self.events.extend(dial.waiting.iter().map(|id| connected(session, Some(*id))));
             if !joins && dial.waiting.is_empty() {
                 // A renewal met a peer that had forgotten: the new association is news to the application.
@@ -372,11 +383,11 @@ impl Node {
         let Some(peer) = self.dials.iter().find(|(_, d)| d.handshake == id).map(|(e, _)| *e) else { return };
         let Some(dial) = self.dials.remove(&peer) else { return };
         self.drop_dial(dial, failed(error));
-        if let Some(slot) = self.by_entity.get(&peer).copied() {
-            if let Some(session) = self.slots[slot as usize].session.as_deref_mut() {
-                session.dial_failed(now);
-                self.touched(now, slot);
-            }
+        if let Some(slot) = self.by_entity.get(&peer).copied()
+            && let Some(session) = self.slots[slot as usize].session.as_deref_mut()
+        {
+            session.dial_failed(now);
+            self.touched(now, slot);
         }
     }
 
@@ -453,10 +464,11 @@ impl Node {
         while let Some(index) = session.pop_retired_index() {
             self.indices.release(index);
         }
-        let lost = super::Lost::from(session.streams.close_all(&mut self.pool));
         while let Some(event) = session.streams.poll_event() {
             self.events.push_back(super::api::stream_event(peer, event, &session.streams));
         }
+        let lost = super::Lost::from(session.streams.close_all(&mut self.pool));
+        self.recent.retain(|s| *s != slot);
         let entity = session.entity;
         self.lives.ended(entity, session.incarnation, session.life);
         self.by_entity.remove(&entity);
@@ -465,10 +477,10 @@ impl Node {
         self.stats.lost.bytes += lost.bytes;
         self.events.push_back(Event::Disconnected { peer, entity, reason, lost });
         // A dial that only renewed this association has no purpose any more.
-        if self.dials.get(&entity).is_some_and(|d| d.waiting.is_empty()) {
-            if let Some(dial) = self.dials.remove(&entity) {
-                self.drop_dial(dial, DialError::Cancelled);
-            }
+        if self.dials.get(&entity).is_some_and(|d| d.waiting.is_empty())
+            && let Some(dial) = self.dials.remove(&entity)
+        {
+            self.drop_dial(dial, DialError::Cancelled);
         }
         self.note_drained();
     }

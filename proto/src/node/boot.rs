@@ -165,7 +165,7 @@ impl Boot {
     }
 }
 
-fn encode(epoch: u64) -> Vec<u8> {
+pub(crate) fn encode(epoch: u64) -> Vec<u8> {
     let mut bytes = alloc::vec![0; LEN];
     let mut w = Writer::new(&mut bytes);
     // The buffer has the right size; a failure would leave zeros, which no reader accepts.
@@ -184,7 +184,7 @@ fn check(bytes: &[u8]) -> [u8; 16] {
     out
 }
 
-fn decode(bytes: &[u8]) -> Result<u64, BootError> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<u64, BootError> {
     let damaged = BootError::Damaged;
     let mut r = Reader::new(bytes);
     let magic: [u8; 8] = r.array("magic").map_err(|_| damaged("it is too short"))?;
@@ -203,6 +203,12 @@ fn decode(bytes: &[u8]) -> Result<u64, BootError> {
         return Err(damaged("its checksum does not match"));
     }
     Ok(u64::from_le_bytes(epoch))
+}
+
+/// The record of a start, as the fuzzers' seeds need it.
+#[doc(hidden)]
+pub fn record(epoch: u64) -> Vec<u8> {
+    encode(epoch)
 }
 
 /// Names that a boot uses in its directory.

@@ -90,25 +90,26 @@ impl Indices {
     /// Lets an index lead elsewhere.
     pub fn retarget(&mut self, index: u32, target: Target) {
         let at = self.slot(index);
-        if let Some(Some((exact, old))) = self.slots.get_mut(at) {
-            if *exact == index {
-                *old = target;
-            }
+        if let Some(Some((exact, old))) = self.slots.get_mut(at)
+            && *exact == index
+        {
+            *old = target;
         }
     }
 
     /// Takes an index back.
     pub fn release(&mut self, index: u32) {
         let at = self.slot(index);
-        if let Some(entry) = self.slots.get_mut(at) {
-            if entry.is_some_and(|(exact, _)| exact == index) {
-                *entry = None;
-                self.free.push_back(at as u16);
-            }
+        if let Some(entry) = self.slots.get_mut(at)
+            && entry.is_some_and(|(exact, _)| exact == index)
+        {
+            *entry = None;
+            self.free.push_back(at as u16);
         }
     }
 
     /// Indices in use.
+    #[cfg(test)]
     pub fn in_use(&self) -> usize {
         self.slots.len() - self.free.len()
     }

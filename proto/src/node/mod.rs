@@ -22,7 +22,10 @@ mod trace;
 
 pub use crate::session::PeerStats;
 pub use crate::stream::{StreamStats, Taken};
-pub use api::*;
+pub use api::{
+    Command, DialError, DownReason, Event, Input, Job, JobDone, Lost, MAX_LABEL, StreamError, Transmit,
+    Violation,
+};
 pub use config::{AcceptPolicy, Config, ConfigError};
 pub use stats::{Drops, NodeStats};
 pub use trace::{Output, Step};
@@ -77,6 +80,8 @@ pub struct Node {
     entropy: Entropy,
     wall: Option<WallClock>,
     stopping: bool,
+    /// Slots of the most recently used associations, latest first: these keep alive quickly.
+    recent: VecDeque<u32>,
     next_dial: u64,
     now: Instant,
     stats: NodeStats,
@@ -114,6 +119,7 @@ impl Node {
             spent: Vec::new(),
             wall: None,
             stopping: false,
+            recent: VecDeque::new(),
             next_dial: 0,
             now,
             stats: NodeStats::default(),
@@ -205,6 +211,7 @@ impl Node {
                 match answer {
                     Err(error) => self.events.push_back(Event::StreamRefused { id, error }),
                     Ok(stream) => {
+                        self.note_use(peer.slot());
                         let limit = self.session_mut(peer).map_or(0, |s| s.streams.write_limit(stream));
                         self.events.push_back(Event::StreamReady { id, peer, stream, limit });
                         self.touched(now, peer.slot());
@@ -213,7 +220,10 @@ impl Node {
             }
             Command::Send { peer, stream, chunk } => {
                 match self.session_mut(peer).map(|session| session.streams.send(stream, chunk)) {
-                    Some(Ok(())) => self.touched(now, peer.slot()),
+                    Some(Ok(())) => {
+                        self.note_use(peer.slot());
+                        self.touched(now, peer.slot());
+                    }
                     // The port learns of its loss from the event that ended its stream.
                     Some(Err(_)) | None => self.stats.sends_to_nobody += 1,
                 }
@@ -280,6 +290,23 @@ impl Node {
         }
     }
 
+    /// The application uses this association: its keep-alive becomes the quick one, and that of the
+    /// least recently used beyond the limit the slow one.
+    fn note_use(&mut self, slot: u32) {
+        if self.recent.front() == Some(&slot) {
+            return;
+        }
+        self.recent.retain(|s| *s != slot);
+        self.recent.push_front(slot);
+        let over = (self.recent.len() > self.config.max_active).then(|| self.recent.pop_back()).flatten();
+        for (slot, favoured) in [(Some(slot), true), (over, false)] {
+            let entry = slot.and_then(|s| self.slots.get_mut(s as usize));
+            if let Some(session) = entry.and_then(|s| s.session.as_deref_mut()) {
+                session.set_favoured(favoured);
+            }
+        }
+    }
+
     /// Runs `f` on a live session and then looks at what it left.
     fn with(&mut self, now: Instant, peer: Peer, f: impl FnOnce(&mut Session, &mut Pool, Instant)) {
         let Some(slot) = self.slots.get_mut(peer.slot() as usize) else { return };
@@ -328,9 +355,11 @@ impl Node {
         let peer = Peer::new(slot, entry.generation);
         let session = entry.session.as_deref_mut()?;
         let mut gone = None;
+        let mut opened = false;
         while let Some(event) = session.poll_event() {
             match event {
                 session::Event::Stream(event) => {
+                    opened |= matches!(event, crate::stream::Event::Opened { .. });
                     self.events.push_back(api::stream_event(peer, event, &session.streams));
                 }
                 session::Event::Path(path) => self.events.push_back(Event::PathChanged { peer, path }),
@@ -345,6 +374,10 @@ impl Node {
         }
         while let Some(chunk) = session.streams.spent() {
             self.spent.push(chunk);
+        }
+        // What a peer does makes it favoured only while that costs nobody else its place.
+        if opened && self.recent.len() < self.config.max_active {
+            self.note_use(slot);
         }
         gone
     }

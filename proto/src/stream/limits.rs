@@ -34,7 +34,7 @@ impl Limits {
 }
 
 impl Wire for Limits {
-    const NAME: &'static str = "stream limits";
+    const NAME: &'static str = "stream-limits";
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let limits = Self {
