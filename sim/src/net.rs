@@ -100,6 +100,12 @@ impl LinkConfig {
         self
     }
 
+    /// Adds a run of datagram numbers that are lost for certain.
+    pub fn with_hole(mut self, numbers: Range<u64>) -> Self {
+        self.holes.push(numbers);
+        self
+    }
+
     /// Sets rate in bits per second and queue in bytes.
     pub const fn with_rate(mut self, rate: u64, queue: u64) -> Self {
         self.rate = Some(rate);

@@ -10,5 +10,6 @@ pub mod mailbox;
 pub mod ports;
 pub mod runtime;
 pub mod storage;
+pub mod trace;
 pub mod udp;
 mod wait;

@@ -468,6 +468,7 @@ impl Node {
             self.events.push_back(super::api::stream_event(peer, event, &session.streams));
         }
         let lost = super::Lost::from(session.streams.close_all(&mut self.pool));
+        self.ended.add(session.streams.ledger());
         self.recent.retain(|s| *s != slot);
         let entity = session.entity;
         self.lives.ended(entity, session.incarnation, session.life);

@@ -41,7 +41,7 @@ use crate::identity::EntityId;
 use crate::path::Path;
 use crate::session::{self, Peer, Session, parse_header};
 use crate::storage::Ticket;
-use crate::stream::{Pool, StreamId};
+use crate::stream::{self, Pool, StreamId};
 use crate::time::{Instant, Reason, WallClock, earlier};
 
 use associate::{Dial, HalfOpen};
@@ -79,6 +79,10 @@ pub struct Node {
     pool: Pool,
     entropy: Entropy,
     wall: Option<WallClock>,
+    /// The ledgers of associations that ended, summed.
+    ended: stream::Ledger,
+    /// Sent to streams that were gone.
+    refused: stream::Tally,
     stopping: bool,
     /// Slots of the most recently used associations, latest first: these keep alive quickly.
     recent: VecDeque<u32>,
@@ -118,6 +122,8 @@ impl Node {
             events: VecDeque::new(),
             spent: Vec::new(),
             wall: None,
+            ended: stream::Ledger::default(),
+            refused: stream::Tally::default(),
             stopping: false,
             recent: VecDeque::new(),
             next_dial: 0,
@@ -212,20 +218,33 @@ impl Node {
                     Err(error) => self.events.push_back(Event::StreamRefused { id, error }),
                     Ok(stream) => {
                         self.note_use(peer.slot());
-                        let limit = self.session_mut(peer).map_or(0, |s| s.streams.write_limit(stream));
-                        self.events.push_back(Event::StreamReady { id, peer, stream, limit });
+                        let (limit, max_message) = self
+                            .session_mut(peer)
+                            .map_or((0, 0), |s| (s.streams.write_limit(stream), s.streams.max_message()));
+                        self.events.push_back(Event::StreamReady { id, peer, stream, limit, max_message });
                         self.touched(now, peer.slot());
                     }
                 }
             }
             Command::Send { peer, stream, chunk } => {
-                match self.session_mut(peer).map(|session| session.streams.send(stream, chunk)) {
-                    Some(Ok(())) => {
+                let refused = match self.session_mut(peer) {
+                    None => Some(chunk),
+                    Some(session) => {
+                        session.streams.send(stream, chunk).err().map(stream::SendError::into_chunk)
+                    }
+                };
+                match refused {
+                    None => {
                         self.note_use(peer.slot());
                         self.touched(now, peer.slot());
                     }
-                    // The port learns of its loss from the event that ended its stream.
-                    Some(Err(_)) | None => self.stats.sends_to_nobody += 1,
+                    Some(chunk) => {
+                        self.stats.sends_to_nobody += 1;
+                        for (_, message) in stream::Messages::queued(&chunk) {
+                            self.refused.messages += 1;
+                            self.refused.bytes += message.len() as u64;
+                        }
+                    }
                 }
             }
             Command::Flush { id, peer, stream } => {
@@ -456,6 +475,16 @@ impl Node {
     /// Counters of the node.
     pub fn stats(&self) -> NodeStats {
         NodeStats { handshake: *self.handshakes.drops(), ..self.stats }
+    }
+
+    /// Where every message of every [`Command::Send`] went, over all associations, ended ones included.
+    /// What came for a stream that was gone counts as `closed`.
+    pub fn ledger(&self) -> stream::Ledger {
+        let mut sum = self.ended;
+        self.slots.iter().filter_map(|s| s.session.as_deref()).for_each(|s| sum.add(s.streams.ledger()));
+        sum.accepted.add(self.refused);
+        sum.closed.add(self.refused);
+        sum
     }
 
     /// Counters and measurements of one association.

@@ -546,21 +546,6 @@ fn what_was_recorded_replays() {
 }
 
 #[test]
-fn a_message_larger_than_the_first_window_arrives() {
-    for len in [20_000, 40_000, 65_536, 262_144, 1 << 20] {
-        let mut net = Net::new(2);
-        net.dial(0, 1, 1);
-        net.run(Duration::from_secs(1));
-        let peer = net.peer(0, 1);
-        let stream = net.open(0, peer, "large", Mode::Reliable);
-        let sent = vec![vec![7; len]; 3];
-        net.send(0, peer, stream, &sent);
-        net.run(Duration::from_secs(20));
-        assert!(net.got(1) == sent, "{len}: {} arrived", net.got(1).len());
-    }
-}
-
-#[test]
 fn a_dead_peer_is_found_again_where_the_caller_says() {
     let mut net = Net::new(2);
     net.dial(0, 1, 1);
@@ -609,4 +594,19 @@ fn only_the_most_recently_used_keep_alive_quickly() {
 fn an_idle_session_is_small() {
     let idle = core::mem::size_of::<Session>();
     assert!(idle <= 3_500, "{idle} bytes");
+}
+
+#[test]
+fn a_message_larger_than_the_first_window_arrives() {
+    for len in [20_000, 40_000, 65_536, 262_144, 1 << 20] {
+        let mut net = Net::new(2);
+        net.dial(0, 1, 1);
+        net.run(Duration::from_secs(1));
+        let peer = net.peer(0, 1);
+        let stream = net.open(0, peer, "large", Mode::Reliable);
+        let sent = vec![vec![7; len]; 3];
+        net.send(0, peer, stream, &sent);
+        net.run(Duration::from_secs(20));
+        assert!(net.got(1) == sent, "{len}: {} arrived", net.got(1).len());
+    }
 }
