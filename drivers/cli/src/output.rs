@@ -114,12 +114,13 @@ impl Progress {
 
     /// A bar that counts things.
     pub fn count(&self, name: &str, total: u64) -> Bar {
-        self.bar(name, total, "{prefix:>10} {wide_bar} {pos}/{len} {per_sec} ETA {eta}", false)
+        self.bar(name, total, "{prefix:>10} {wide_bar} {pos}/{len}", false)
     }
 
     fn bar(&self, name: &str, total: u64, template: &str, bytes: bool) -> Bar {
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = self.many.add(ProgressBar::new(total).with_style(style).with_prefix(name.to_string()));
+        bar.tick();
         let plain = !self.output.bars && !self.output.json;
         Bar { bar, plain: plain.then(|| Mutex::new(Instant::now())), bytes, output: self.output }
     }
@@ -216,6 +217,11 @@ pub fn size(bytes: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// So many of something, for people.
+pub fn several(n: u64, one: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
+}
+
 /// A short time for people.
 pub fn millis(time: Duration) -> String {
     let ms = time.as_secs_f64() * 1000.0;
@@ -243,6 +249,11 @@ mod tests {
         assert_eq!(size(1024 * 1024 - 1), "1.0 MiB");
         assert_eq!(size(5 << 30), "5.0 GiB");
         assert_eq!(size(u64::MAX), "16384.0 PiB");
+    }
+
+    #[test]
+    fn one_is_not_several() {
+        assert_eq!((several(1, "file"), several(0, "file")), ("1 file".into(), "0 files".into()));
     }
 
     #[test]

@@ -35,7 +35,7 @@ enum Stage {
     /// In the middle of one.
     File {
         index: usize,
-        part: Part,
+        part: Box<Part>,
     },
     /// The file failed here; its content is dropped until the next.
     Skip,
@@ -252,7 +252,7 @@ impl Receiver {
             return Err(Broken::Protocol("a file that is settled"));
         }
         let open = || {
-            let mut part = Part::open(&self.root, &hash)?;
+            let mut part = Box::new(Part::open(&self.root, &hash)?);
             if from == 0 {
                 part.restart()?;
             }
@@ -270,7 +270,13 @@ impl Receiver {
     }
 
     /// Goes on with a file, or finishes it.
-    fn advance(&mut self, index: usize, part: Part, reply: &mut dyn FnMut(Reply), see: &mut dyn FnMut(Seen)) {
+    fn advance(
+        &mut self,
+        index: usize,
+        part: Box<Part>,
+        reply: &mut dyn FnMut(Reply),
+        see: &mut dyn FnMut(Seen),
+    ) {
         let entry = &self.entries()[index];
         let Kind::File { size, hash, executable } = entry.kind else { return };
         if part.len() < size {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::receive::{Receiver, Seen};
 use super::{LABEL, code};
 use crate::failure::{Code, Failure, Result};
-use crate::output::{Bar, Output, Progress, printable, size};
+use crate::output::{Bar, Output, Progress, printable, several, size};
 use crate::{args, ping, state};
 
 /// Most transfers at once.
@@ -174,11 +174,9 @@ impl Watch {
         match seen {
             Seen::Begins { files, bytes, here } => {
                 self.output.emit(&json!({"event": "begins", "files": files, "bytes": bytes, "here": here}));
-                self.progress.note(format!(
-                    "{files} files, {}, of which {} are here",
-                    size(bytes),
-                    size(here)
-                ));
+                let there =
+                    if here > 0 { format!(", {} of it here already", size(here)) } else { String::new() };
+                self.progress.note(format!("{}, {}{there}", several(files, "file"), size(bytes)));
                 let bar = self.progress.bytes("receiving", bytes);
                 bar.begin_at(here);
                 self.bar = Some(bar);

@@ -108,6 +108,8 @@ fn a_second_time_nothing_is_sent() {
     let again = attempt(&plan, there.path(), false, None);
     assert_eq!((again.carried, again.complete), (0, true));
     assert_eq!(again.ledger.whole(&plan), plan.bytes);
+    let begins = Seen::Begins { files: 5, bytes: plan.bytes, here: plan.bytes };
+    assert!(again.seen.contains(&begins), "{:?}", again.seen);
 }
 
 #[test]

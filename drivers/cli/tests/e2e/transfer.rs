@@ -1,11 +1,9 @@
 //! Files between two processes.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::{Running, free, last, run};
+use crate::common::{Running, free, last, run};
 
 fn noise(len: usize, seed: u32) -> Vec<u8> {
     let mut state = seed | 1;

@@ -1,10 +1,8 @@
 //! What the program promises to scripts: exit codes, JSON, the demo.
 
-mod common;
-
 use std::fs;
 
-use common::{Running, free, last, run};
+use crate::common::{Running, free, last, run};
 
 #[test]
 fn the_demo_shows_a_file_that_arrives_whole() {
