@@ -497,6 +497,11 @@ impl Session {
             if now >= ping {
                 self.ping = true;
                 self.last_ping = now;
+                // It asks whether the peer lives, so a full window does not hold it back.
+                let active = self.paths.active().0;
+                if let Some(p) = self.on_path.iter_mut().find(|p| p.id == active) {
+                    p.probes = p.probes.max(1);
+                }
             }
             if now >= dead && self.state == State::Up {
                 self.state = State::Dead(now);
