@@ -48,10 +48,10 @@ impl Guard {
                 return Err("a data packet without a counter".into());
             };
             let key = (addr, u32::from_le_bytes([*i0, *i1, *i2, *i3]));
-            if let Some(last) = self.counters.insert(key, counter) {
-                if last >= counter {
-                    return Err(format!("counter {counter} after {last} under the key of {key:?}"));
-                }
+            if let Some(last) = self.counters.insert(key, counter)
+                && last >= counter
+            {
+                return Err(format!("counter {counter} after {last} under the key of {key:?}"));
             }
         }
         Ok(())

@@ -10,11 +10,13 @@
 
 pub mod app;
 pub mod check;
+mod exec;
 mod guard;
 pub mod keyed;
 pub mod net;
 pub mod null;
 pub mod pair;
+pub mod planenet;
 pub mod topology;
 pub mod trace;
 pub mod traffic;

@@ -355,7 +355,7 @@ impl App for Station {
                 }
                 self.answering.retain(|(p, _), _| *p != peer);
             }
-            Event::StreamReady { id, peer, stream, limit } => {
+            Event::StreamReady { id, peer, stream, limit, .. } => {
                 if let Some((_, sending)) = self.flows.get_mut(id as usize) {
                     sending.stream = Some((peer, stream));
                     sending.limit = limit;
@@ -363,10 +363,8 @@ impl App for Station {
                 }
             }
             Event::StreamRefused { id, error } => cx.fail(format!("flow number {id} was refused: {error}")),
-            Event::StreamOpened { peer, stream, label, limit, .. } => {
-                if label == CALLS {
-                    self.answering.insert((peer, stream), Answering { limit, ..Answering::default() });
-                }
+            Event::StreamOpened { peer, stream, label, limit, .. } if label == CALLS => {
+                self.answering.insert((peer, stream), Answering { limit, ..Answering::default() });
             }
             Event::Writable { peer, stream, limit } => {
                 let index = self.flows.iter().position(|(_, s)| s.stream == Some((peer, stream)));
@@ -384,16 +382,14 @@ impl App for Station {
                     sending.flushed = Some(cx.elapsed());
                 }
             }
-            Event::Finished { peer, stream } => {
-                if self.flow_of(peer, stream).is_none() {
-                    // What the peer sent is all there: the end of our direction follows.
-                    self.read(cx, peer, stream);
-                    let now = cx.elapsed();
-                    if let Some(flow) = self.carries.get(&(peer, stream)) {
-                        self.got.entry(*flow).or_default().finished = Some(now);
-                    }
-                    cx.command(Command::Finish { peer, stream });
+            Event::Finished { peer, stream } if self.flow_of(peer, stream).is_none() => {
+                // What the peer sent is all there: the end of our direction follows.
+                self.read(cx, peer, stream);
+                let now = cx.elapsed();
+                if let Some(flow) = self.carries.get(&(peer, stream)) {
+                    self.got.entry(*flow).or_default().finished = Some(now);
                 }
+                cx.command(Command::Finish { peer, stream });
             }
             Event::StreamClosed { peer, stream, lost } => {
                 self.answering.remove(&(peer, stream));

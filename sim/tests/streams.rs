@@ -59,7 +59,7 @@ fn loss_of_20_percent() {
 #[test]
 fn losses_in_bursts() {
     check("losses_in_bursts", RUNS, |s| {
-        let burst = Burst { enter: 5_000, leave: 50_000, loss: 900_000 };
+        let burst = Burst { enter: 5_000, leave: 50_000, loss: 900_000, longest: secs(2) };
         let link = LinkConfig { burst: Some(burst), ..LinkConfig::default() };
         transfer(s, &link, 200, secs(600)).map(drop)
     });
@@ -70,8 +70,7 @@ fn five_thousand_in_a_row_are_lost() {
     check("five_thousand_in_a_row_are_lost", 1, |s| {
         // So many packets are in flight only on a long fat pipe; what is left of the hole when the
         // window is closed is made up by an outage.
-        let there = LinkConfig { holes: vec![4_000..9_000], ..LinkConfig::delay(100 * MS) }
-            .with_rate(1_000_000_000, 25 << 20);
+        let there = LinkConfig::delay(100 * MS).with_rate(1_000_000_000, 25 << 20).with_hole(4_000..9_000);
         let flows = (0..4).map(|i| Flow::reliable(i, 1, 1_000, 10_000)).collect();
         let mut world = two(World::new(s.config()), flows, &there, &LinkConfig::delay(100 * MS));
         world.at(secs(20), |w| w.link(0, 1).config.holes.clear());
@@ -127,7 +126,7 @@ fn everything_at_once() {
             jitter: 10 * MS,
             corrupt: 10_000,
             truncate: 5_000,
-            burst: Some(Burst { enter: 1_000, leave: 100_000, loss: 800_000 }),
+            burst: Some(Burst { enter: 1_000, leave: 100_000, loss: 800_000, longest: secs(2) }),
             mark: 20_000,
             ..LinkConfig::default()
         }

@@ -13,9 +13,10 @@ use net_proto::node::{Config, Node};
 use net_proto::storage::Storage;
 use net_proto::time::nanos;
 use net_shell::aead::Native;
-use net_shell::driver::{self, Settings, Tap};
+use net_shell::driver::{self, Settings};
 use net_shell::runtime::{Runtime, UdpOptions};
 use net_shell::storage::state::Files;
+use net_shell::trace::{Header, Recorder};
 
 use crate::mesh::Inner;
 use crate::{Error, Mesh, Result, rt};
@@ -38,7 +39,7 @@ pub struct MeshBuilder {
     advertise: Vec<SocketAddr>,
     udp: UdpOptions,
     tweaks: Vec<Tweak>,
-    tap: Option<Box<dyn Tap>>,
+    record: Option<PathBuf>,
     /// The first mistake; told by `start`, so that calls chain.
     mistake: Option<Error>,
 }
@@ -166,9 +167,11 @@ impl MeshBuilder {
         self
     }
 
-    /// Records every input of the node. The record holds secrets.
-    pub fn tap(mut self, tap: Box<dyn Tap>) -> Self {
-        self.tap = Some(tap);
+    /// Records every step of the node to a new file, for [`net_shell::trace::replay`]. For finding
+    /// faults: it writes in the driver's task and slows it. The file holds every secret of the node;
+    /// its mode is 0600. A file that exists is not overwritten.
+    pub fn record(mut self, path: impl Into<PathBuf>) -> Self {
+        self.record = Some(path.into());
         self
     }
 
@@ -210,15 +213,25 @@ impl MeshBuilder {
             tweak(&mut config);
         }
         config.session.streams = config.session.streams.checked();
+        let (node_seed, at) = (fresh.array(), runtime.now());
+        let recorder = match self.record.take() {
+            None => None,
+            Some(path) => {
+                let header = Header::new(node_seed, at, &config);
+                let recorder = Recorder::create(&path, &header);
+                Some(
+                    recorder
+                        .map_err(|e| Error::State(format!("cannot record to {}: {e}", path.display())))?,
+                )
+            }
+        };
         let settings = Settings {
             stream_window: config.session.streams.local.stream_window,
             session_window: config.session.streams.local.session_window,
-            max_message: config.session.streams.local.max_message,
             storage,
-            tap: self.tap.take(),
+            recorder,
         };
-        let node =
-            Node::new(config, fresh.array(), runtime.now()).map_err(|e| Error::Config(e.to_string()))?;
+        let node = Node::new(config, node_seed, at).map_err(|e| Error::Config(e.to_string()))?;
         let sockets = self.bind_all(&*runtime)?;
         let bound: Vec<SocketAddr> = sockets.iter().map(|(tx, _)| tx.local_addr()).collect();
         let addrs = if self.advertise.is_empty() { reachable(&bound) } else { self.advertise.clone() };

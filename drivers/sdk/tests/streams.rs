@@ -1,34 +1,11 @@
 //! Two nodes over loopback on tokio.
 #![cfg(feature = "tokio")]
 
-use net_sdk::{Error, FireAndForget, Mesh, Mode, Peer, Reliable, Result, Stream, Unordered, rt};
+mod common;
+
+use common::{opened, pair, soon};
+use net_sdk::{Error, FireAndForget, Mesh, Reliable, Result, Unordered, rt};
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-/// A hang becomes a failure that says where.
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match rt::timeout(Duration::from_secs(60), future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what} took longer than a minute"),
-    }
-}
-
-async fn pair() -> Result<(Mesh, Mesh, Peer)> {
-    let b = Mesh::builder().bind("127.0.0.1:0").start().await?;
-    let a = Mesh::builder().bind("127.0.0.1:0").join(&b.invite()).start().await?;
-    let peer = soon("connect", a.connect(b.ticket())).await?;
-    assert_eq!(peer.id(), b.id());
-    Ok((a, b, peer))
-}
-
-async fn opened(b: &Mesh, peer: &Peer, mode: Mode) -> Result<(Stream, Stream)> {
-    let tx = soon("open", peer.open_stream("logs", mode)).await?;
-    tx.send(b"first").await?;
-    let rx = soon("accept", b.accept_stream()).await?;
-    assert_eq!(soon("first", rx.recv()).await?.as_deref(), Some(&b"first"[..]));
-    assert_eq!((rx.label(), rx.mode()), ("logs", mode));
-    Ok((tx, rx))
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_messages_in_the_reliable_modes() -> Result<()> {

@@ -14,11 +14,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use net_proto::identity::EntityId;
-use net_proto::node::{Command, DownReason, Event, Input, Lost, Node, StreamError};
+use net_proto::node::{
+    Command, DownReason, Event, Input, Job, Lost, Node, Step, StreamError, Taken, Transmit,
+};
 use net_proto::path::Path;
 use net_proto::session::Peer;
 use net_proto::session::aead::Cipher;
-use net_proto::storage::Storage;
+use net_proto::storage::{Storage, Ticket};
 use net_proto::stream::{Mode, StreamId};
 use net_proto::time::{Duration, Instant, Reason};
 
@@ -26,6 +28,7 @@ use crate::bell::Inbox;
 use crate::hub::{Control, Drained, Hub, Notice, PeerShared, REFUSED, Reply, StreamShared};
 use crate::ports::{Collected, End, RecvPort, SendError, SendPort};
 use crate::runtime::{Bound, Runtime, Timer, UdpRx};
+use crate::trace::Recorder;
 use output::Output;
 
 /// Most batches of input in a turn.
@@ -39,25 +42,16 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// How often the node learns the wall clock.
 const WALL_EVERY: Duration = Duration::from_secs(60);
 
-/// Sees every input of a node before the node does, for a recorded run that replays. A record
-/// holds secrets: the file that it goes to has mode 0600.
-pub trait Tap: Send {
-    /// Called once per input, in order.
-    fn input(&mut self, now: Instant, input: &Input<'_>);
-}
-
 /// What the driver needs to know of the node's settings.
 pub struct Settings {
     /// First receive window of a stream, in charged bytes.
     pub stream_window: u64,
     /// Receive window of an association, in charged bytes.
     pub session_window: u64,
-    /// Longest message, in bytes.
-    pub max_message: u64,
     /// Kept, with its locks, until the node is gone.
     pub storage: Option<Box<dyn Storage>>,
-    /// Records the inputs.
-    pub tap: Option<Box<dyn Tap>>,
+    /// Records every step of the node.
+    pub recorder: Option<Recorder>,
 }
 
 /// Starts the driver of `node` on `runtime`. Path socket numbers are positions in `sockets`.
@@ -67,14 +61,13 @@ pub fn start(runtime: &Arc<dyn Runtime>, node: Node, sockets: Vec<Bound>, settin
     let (senders, receivers) = sockets.into_iter().unzip();
     let now = runtime.now();
     let driver = Driver {
-        core: Core { node, tap: settings.tap },
+        core: Core { node, recorder: settings.recorder },
         timer: runtime.timer(),
         runtime: runtime.clone(),
         receivers,
         first_receiver: 0,
         output: Output::new(senders),
         stream_window: settings.stream_window,
-        max_message: settings.max_message,
         hub: hub.clone(),
         peers: HashMap::new(),
         streams: Vec::new(),
@@ -99,18 +92,53 @@ pub fn start(runtime: &Arc<dyn Runtime>, node: Node, sockets: Vec<Bound>, settin
     hub
 }
 
-/// The node and what records its inputs: nothing reaches the node but through here.
+/// The node and what records its steps: whatever moves the node goes through here.
 struct Core {
     node: Node,
-    tap: Option<Box<dyn Tap>>,
+    recorder: Option<Recorder>,
 }
 
 impl Core {
     fn handle(&mut self, now: Instant, input: Input<'_>) {
-        if let Some(tap) = &mut self.tap {
-            tap.input(now, &input);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.step(now, Step::from(&input), &[]);
         }
         self.node.handle(now, input);
+    }
+
+    fn poll_transmit(&mut self, now: Instant, buf: &mut [u8]) -> Option<Transmit> {
+        let room = buf.len();
+        let out = self.node.poll_transmit(now, buf);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.step(now, Step::Transmit(room), out.as_ref().map_or(&[], |t| &buf[..t.len]));
+        }
+        out
+    }
+
+    fn take(&mut self, peer: Peer, stream: StreamId, spare: Vec<u8>) -> Option<Taken> {
+        let out = self.node.take(peer, stream, spare);
+        if let Some(recorder) = &mut self.recorder {
+            // Taking happens at the node's own time, which is that of its last input.
+            let chunk = out.as_ref().map_or(&[][..], |taken| &taken.chunk);
+            recorder.step(Instant::ZERO, Step::Take(peer, stream), chunk);
+        }
+        out
+    }
+
+    fn poll_job(&mut self) -> Option<(Ticket, Job)> {
+        let out = self.node.poll_job();
+        if let (Some(recorder), Some(_)) = (&mut self.recorder, &out) {
+            recorder.step(Instant::ZERO, Step::Jobs, &[]);
+        }
+        out
+    }
+
+    fn poll_event(&mut self) -> Option<Event> {
+        let out = self.node.poll_event();
+        if let (Some(recorder), Some(event)) = (&mut self.recorder, &out) {
+            recorder.event(event);
+        }
+        out
     }
 
     fn command(&mut self, now: Instant, command: Command) {
@@ -150,7 +178,6 @@ struct Driver {
     first_receiver: usize,
     output: Output,
     stream_window: u64,
-    max_message: u64,
     hub: Arc<Hub>,
     peers: HashMap<Peer, Arc<PeerShared>>,
     streams: Vec<Option<Arc<StreamShared>>>,
@@ -168,7 +195,9 @@ struct Driver {
     more: bool,
     inline_after: Instant,
     wall_at: Instant,
+    /// Messages that ports admitted, as far as they were collected.
     admitted: u64,
+    /// Those that never reached the node. What the node lost is in its ledger, and only there.
     lost: Lost,
     closing: Option<Closing>,
     storage: Option<Box<dyn Storage>>,
@@ -265,7 +294,7 @@ impl Driver {
     /// Hands out what the node says. True if a port was filled or an answer given.
     fn events(&mut self, now: Instant) -> bool {
         let mut woke = false;
-        while let Some(event) = self.core.node.poll_event() {
+        while let Some(event) = self.core.poll_event() {
             woke = true;
             self.event(now, event);
         }
@@ -288,9 +317,10 @@ impl Driver {
                 }
             }
             Event::Disconnected { peer, reason, lost, .. } => self.disconnected(peer, reason, lost),
-            Event::StreamReady { id, peer, stream, limit } => {
+            Event::StreamReady { id, peer, stream, limit, max_message } => {
                 let Some(opening) = self.opens.remove(&id) else { return };
-                let Some(shared) = self.insert(peer, stream, opening.label, opening.mode, limit) else {
+                let bounds = (limit, max_message);
+                let Some(shared) = self.insert(peer, stream, opening.label, opening.mode, bounds) else {
                     let _ = opening.reply.try_send(Err(StreamError::Gone));
                     return;
                 };
@@ -303,10 +333,14 @@ impl Driver {
             Event::StreamRefused { id, error } => {
                 if let Some(opening) = self.opens.remove(&id) {
                     let _ = opening.reply.try_send(Err(error));
+                } else if let Some(flushing) = self.flushes.remove(&id) {
+                    // The stream was reset, or ended while the flush was on its way.
+                    self.answer_flush(flushing, Err(SendError::Closed));
                 }
             }
-            Event::StreamOpened { peer, stream, label, mode, limit } => {
-                let Some(shared) = self.insert(peer, stream, label, mode, limit) else { return };
+            Event::StreamOpened { peer, stream, label, mode, limit, max_message } => {
+                let bounds = (limit, max_message);
+                let Some(shared) = self.insert(peer, stream, label, mode, bounds) else { return };
                 if let Err(shared) = self.hub.streams.push(shared) {
                     shared.tx.close(SendError::Closed);
                     shared.rx.stop();
@@ -347,7 +381,6 @@ impl Driver {
                 self.take(peer, stream);
                 let Some(shared) = self.named(peer, stream) else { return };
                 self.end_sending(&shared, SendError::Closed);
-                self.count_lost(lost);
                 shared.rx.end(End::Finished);
                 if lost.messages == 0 {
                     self.pass_flushes(shared.key);
@@ -393,13 +426,15 @@ impl Driver {
     }
 
     fn disconnected(&mut self, peer: Peer, reason: DownReason, lost: Lost) {
-        self.count_lost(lost);
         let Some(shared) = self.peers.remove(&peer) else { return };
+        let mut lost = lost;
         let streams: Vec<_> =
             self.streams.iter().flatten().filter(|stream| stream.peer.peer == peer).cloned().collect();
         for stream in streams {
             self.take(peer, stream.id);
-            self.end_sending(&stream, SendError::Disconnected(reason));
+            let ports = self.end_sending(&stream, SendError::Disconnected(reason));
+            lost.messages += ports.messages;
+            lost.bytes += ports.bytes;
             stream.rx.end(End::Disconnected(reason));
             self.fail_flushes(stream.key, SendError::Disconnected(reason));
             self.remove(&stream);
@@ -416,7 +451,7 @@ impl Driver {
         id: StreamId,
         label: String,
         mode: Mode,
-        limit: u64,
+        (limit, max_message): (u64, u64),
     ) -> Option<Arc<StreamShared>> {
         let shared = self.peers.get(&peer)?.clone();
         let key = self.free.pop().unwrap_or_else(|| {
@@ -429,7 +464,7 @@ impl Driver {
             id,
             label,
             mode,
-            tx: SendPort::new(key, inbox.clone(), limit, self.max_message),
+            tx: SendPort::new(key, inbox.clone(), limit, max_message),
             rx: RecvPort::new(key, inbox.clone(), self.stream_window),
             key,
         });
@@ -457,7 +492,7 @@ impl Driver {
     fn take(&mut self, peer: Peer, id: StreamId) {
         let Some(stream) = self.named(peer, id) else { return };
         let mut any = false;
-        while let Some(taken) = self.core.node.take(peer, id, stream.rx.spare()) {
+        while let Some(taken) = self.core.take(peer, id, stream.rx.spare()) {
             any = true;
             stream.rx.push(taken);
         }
@@ -499,12 +534,14 @@ impl Driver {
         }
     }
 
-    /// No more goes out on this stream; what was not collected is lost.
-    fn end_sending(&mut self, stream: &StreamShared, why: SendError) {
+    /// No more goes out on this stream; what was not collected is lost, and returned.
+    fn end_sending(&mut self, stream: &StreamShared, why: SendError) -> Lost {
         stream.tx.close(why);
         let Collected { messages, bytes, .. } = stream.tx.collect(Vec::new());
         self.admitted += messages;
-        self.count_lost(Lost { messages, bytes });
+        let lost = Lost { messages, bytes };
+        self.count_lost(lost);
+        lost
     }
 
     fn count_lost(&mut self, lost: Lost) {
@@ -627,7 +664,7 @@ impl Driver {
     /// Heavy work: here, if it takes at most a tenth of the time; else on the pool.
     fn jobs(&mut self, now: Instant) {
         let mut now = now;
-        while let Some((ticket, job)) = self.core.node.poll_job() {
+        while let Some((ticket, job)) = self.core.poll_job() {
             if now >= self.inline_after {
                 let done = job.run();
                 let after = self.runtime.now();
@@ -701,6 +738,26 @@ impl Driver {
         [node.map(|(at, _)| at), retry, closing].into_iter().flatten().min()
     }
 
+    /// What became of every message that a port admitted, once all ports are closed and collected.
+    fn ledger(&self) -> Drained {
+        let node = self.core.node.ledger();
+        let mut lost = self.lost;
+        for part in [node.queued, node.reset, node.stopped, node.closed] {
+            lost.messages += part.messages;
+            lost.bytes += part.bytes;
+        }
+        let flushed = node.delivered.messages;
+        if flushed + lost.messages != self.admitted {
+            tracing::error!(
+                admitted = self.admitted,
+                flushed,
+                lost = lost.messages,
+                "the ledger does not balance"
+            );
+        }
+        Drained { flushed, lost }
+    }
+
     /// Ends everything that somebody may wait for, and answers the shutdown.
     fn abandon(&mut self) {
         let mut peers: Vec<Peer> = self.peers.keys().copied().collect();
@@ -712,7 +769,8 @@ impl Driver {
         self.receivers.clear();
         self.output.close();
         self.storage = None;
-        let drained = Drained { flushed: self.admitted.saturating_sub(self.lost.messages), lost: self.lost };
+        self.core.recorder = None;
+        let drained = self.ledger();
         for reply in self.closing.take().into_iter().flat_map(|closing| closing.replies) {
             let _ = reply.try_send(drained);
         }

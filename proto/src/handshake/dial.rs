@@ -71,6 +71,16 @@ impl Dial {
         Some((*path, len + MAC))
     }
 
+    /// Which path a message 2 from `from` speaks for. From an address that was not dialled it is the
+    /// copy of somebody who was faster, or the answer of a peer with several addresses: the association
+    /// begins where message 1 was sent last, and path validation finds anything better.
+    fn way(&self, from: &Path) -> Path {
+        let paths = &self.request.paths;
+        let dialled = paths.iter().any(|p| p.socket == from.socket && p.remote == from.remote);
+        let last = self.sent.saturating_sub(1) as usize % paths.len().max(1);
+        if dialled { *from } else { paths.get(last).copied().unwrap_or(*from) }
+    }
+
     /// The wait after the transmission just made. Every path gets the schedule 300 ms, 600 ms, ...
     /// of its own; the paths take turns, evenly spaced.
     fn wait(&self) -> Duration {
@@ -330,9 +340,10 @@ impl Handshakes {
             payload1: dial.payload.clone(),
             message,
         };
+        let path = dial.way(path);
         let ticket = self.start_job(Owner::Dial(id), work);
         if let Some(dial) = self.dials.get_mut(&id) {
-            dial.stage = Stage::Finishing { ticket, path: *path, index: remote };
+            dial.stage = Stage::Finishing { ticket, path, index: remote };
         }
     }
 

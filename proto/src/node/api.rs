@@ -187,6 +187,8 @@ pub enum Event {
         stream: StreamId,
         /// Bytes that a port may queue at first (see [`Event::Writable`]).
         limit: u64,
+        /// Longest message that the peer takes, in bytes. A port refuses a longer one before it is queued.
+        max_message: u64,
     },
     /// A stream could not be opened, or was gone before it could be flushed.
     StreamRefused {
@@ -207,6 +209,8 @@ pub enum Event {
         mode: Mode,
         /// Bytes that a port may queue at first (see [`Event::Writable`]).
         limit: u64,
+        /// Longest message that the peer takes, in bytes. A port refuses a longer one before it is queued.
+        max_message: u64,
     },
     /// Messages wait in [`take`](super::Node::take). Not repeated until they were taken.
     Readable {
@@ -353,7 +357,8 @@ impl From<stream::OpenError> for StreamError {
 pub(super) fn stream_event(peer: Peer, event: stream::Event, streams: &stream::Streams) -> Event {
     match event {
         stream::Event::Opened { id, label, mode } => {
-            Event::StreamOpened { peer, stream: id, label, mode, limit: streams.write_limit(id) }
+            let (limit, max_message) = (streams.write_limit(id), streams.max_message());
+            Event::StreamOpened { peer, stream: id, label, mode, limit, max_message }
         }
         stream::Event::Readable(stream) => Event::Readable { peer, stream },
         stream::Event::Writable { id, limit } => Event::Writable { peer, stream: id, limit },

@@ -76,9 +76,18 @@ impl Node {
             self.events.push_back(event);
             return;
         }
-        if let Some(dial) = self.dials.get_mut(&entity) {
-            dial.waiting.push(id);
-            return;
+        match self.dials.get_mut(&entity) {
+            // A renewal asks where the peer used to be; the caller may know better.
+            Some(dial) if dial.waiting.is_empty() && !paths.is_empty() => {
+                if let Some(dial) = self.dials.remove(&entity) {
+                    self.drop_dial(dial, DialError::Cancelled);
+                }
+            }
+            Some(dial) => {
+                dial.waiting.push(id);
+                return;
+            }
+            None => {}
         }
         if paths.is_empty() {
             self.events.push_back(Event::DialFailed { dial: id, error: DialError::NoAddress });
@@ -347,6 +356,7 @@ impl Node {
             return;
         }
         let joins = known == Some((with.incarnation, with.life));
+        let path = with.path;
         let slot =
             if joins { self.join(now, with.peer, epoch) } else { self.begin(now, with, limits, epoch) };
         let Some(slot) = slot else {
@@ -357,6 +367,9 @@ impl Node {
         if let Some(session) = self.slots[slot as usize].session.as_deref_mut() {
             // The responder learns from this packet that its answer arrived.
             session.announce();
+            if joins {
+                session.found_at(now, path);
+            }
             self.events.extend(dial.waiting.iter().map(|id| connected(session, Some(*id))));
             if !joins && dial.waiting.is_empty() {
                 // A renewal met a peer that had forgotten: the new association is news to the application.
@@ -452,10 +465,12 @@ impl Node {
         while let Some(index) = session.pop_retired_index() {
             self.indices.release(index);
         }
-        let lost = super::Lost::from(session.streams.close_all(&mut self.pool));
         while let Some(event) = session.streams.poll_event() {
             self.events.push_back(super::api::stream_event(peer, event, &session.streams));
         }
+        let lost = super::Lost::from(session.streams.close_all(&mut self.pool));
+        self.ended.add(session.streams.ledger());
+        self.recent.retain(|s| *s != slot);
         let entity = session.entity;
         self.lives.ended(entity, session.incarnation, session.life);
         self.by_entity.remove(&entity);

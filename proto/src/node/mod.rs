@@ -40,7 +40,7 @@ use crate::identity::EntityId;
 use crate::path::Path;
 use crate::session::{self, Peer, Session, parse_header};
 use crate::storage::Ticket;
-use crate::stream::{Pool, StreamId};
+use crate::stream::{self, Pool, StreamId};
 use crate::time::{Instant, Reason, WallClock, earlier};
 use crate::timers::TimerHeap;
 
@@ -78,7 +78,13 @@ pub struct Node {
     pool: Pool,
     entropy: Entropy,
     wall: Option<WallClock>,
+    /// The ledgers of associations that ended, summed.
+    ended: stream::Ledger,
+    /// Sent to streams that were gone.
+    refused: stream::Tally,
     stopping: bool,
+    /// Slots of the most recently used associations, latest first: these keep alive quickly.
+    recent: VecDeque<u32>,
     next_dial: u64,
     now: Instant,
     stats: NodeStats,
@@ -115,7 +121,10 @@ impl Node {
             events: VecDeque::new(),
             spent: Vec::new(),
             wall: None,
+            ended: stream::Ledger::default(),
+            refused: stream::Tally::default(),
             stopping: false,
+            recent: VecDeque::new(),
             next_dial: 0,
             now,
             stats: NodeStats::default(),
@@ -207,17 +216,34 @@ impl Node {
                 match answer {
                     Err(error) => self.events.push_back(Event::StreamRefused { id, error }),
                     Ok(stream) => {
-                        let limit = self.session_mut(peer).map_or(0, |s| s.streams.write_limit(stream));
-                        self.events.push_back(Event::StreamReady { id, peer, stream, limit });
+                        self.note_use(peer.slot());
+                        let (limit, max_message) = self
+                            .session_mut(peer)
+                            .map_or((0, 0), |s| (s.streams.write_limit(stream), s.streams.max_message()));
+                        self.events.push_back(Event::StreamReady { id, peer, stream, limit, max_message });
                         self.touched(now, peer.slot());
                     }
                 }
             }
             Command::Send { peer, stream, chunk } => {
-                match self.session_mut(peer).map(|session| session.streams.send(stream, chunk)) {
-                    Some(Ok(())) => self.touched(now, peer.slot()),
-                    // The port learns of its loss from the event that ended its stream.
-                    Some(Err(_)) | None => self.stats.sends_to_nobody += 1,
+                let refused = match self.session_mut(peer) {
+                    None => Some(chunk),
+                    Some(session) => {
+                        session.streams.send(stream, chunk).err().map(stream::SendError::into_chunk)
+                    }
+                };
+                match refused {
+                    None => {
+                        self.note_use(peer.slot());
+                        self.touched(now, peer.slot());
+                    }
+                    Some(chunk) => {
+                        self.stats.sends_to_nobody += 1;
+                        for (_, message) in stream::Messages::queued(&chunk) {
+                            self.refused.messages += 1;
+                            self.refused.bytes += message.len() as u64;
+                        }
+                    }
                 }
             }
             Command::Flush { id, peer, stream } => {
@@ -282,6 +308,23 @@ impl Node {
         }
     }
 
+    /// The application uses this association: its keep-alive becomes the quick one, and that of the
+    /// least recently used beyond the limit the slow one.
+    fn note_use(&mut self, slot: u32) {
+        if self.recent.front() == Some(&slot) {
+            return;
+        }
+        self.recent.retain(|s| *s != slot);
+        self.recent.push_front(slot);
+        let over = (self.recent.len() > self.config.max_active).then(|| self.recent.pop_back()).flatten();
+        for (slot, favoured) in [(Some(slot), true), (over, false)] {
+            let entry = slot.and_then(|s| self.slots.get_mut(s as usize));
+            if let Some(session) = entry.and_then(|s| s.session.as_deref_mut()) {
+                session.set_favoured(favoured);
+            }
+        }
+    }
+
     /// Runs `f` on a live session and then looks at what it left.
     fn with(&mut self, now: Instant, peer: Peer, f: impl FnOnce(&mut Session, &mut Pool, Instant)) {
         let Some(slot) = self.slots.get_mut(peer.slot() as usize) else { return };
@@ -330,9 +373,11 @@ impl Node {
         let peer = Peer::new(slot, entry.generation);
         let session = entry.session.as_deref_mut()?;
         let mut gone = None;
+        let mut opened = false;
         while let Some(event) = session.poll_event() {
             match event {
                 session::Event::Stream(event) => {
+                    opened |= matches!(event, crate::stream::Event::Opened { .. });
                     self.events.push_back(api::stream_event(peer, event, &session.streams));
                 }
                 session::Event::Path(path) => self.events.push_back(Event::PathChanged { peer, path }),
@@ -347,6 +392,10 @@ impl Node {
         }
         while let Some(chunk) = session.streams.spent() {
             self.spent.push(chunk);
+        }
+        // What a peer does makes it favoured only while that costs nobody else its place.
+        if opened && self.recent.len() < self.config.max_active {
+            self.note_use(slot);
         }
         gone
     }
@@ -427,6 +476,16 @@ impl Node {
     /// Counters of the node.
     pub fn stats(&self) -> NodeStats {
         NodeStats { handshake: *self.handshakes.drops(), ..self.stats }
+    }
+
+    /// Where every message of every [`Command::Send`] went, over all associations, ended ones included.
+    /// What came for a stream that was gone counts as `closed`.
+    pub fn ledger(&self) -> stream::Ledger {
+        let mut sum = self.ended;
+        self.slots.iter().filter_map(|s| s.session.as_deref()).for_each(|s| sum.add(s.streams.ledger()));
+        sum.accepted.add(self.refused);
+        sum.closed.add(self.refused);
+        sum
     }
 
     /// Counters and measurements of one association.

@@ -544,3 +544,69 @@ fn what_was_recorded_replays() {
     }
     assert!(differs.is_some_and(|n| n - victim < 10), "{victim} {differs:?}");
 }
+
+#[test]
+fn a_dead_peer_is_found_again_where_the_caller_says() {
+    let mut net = Net::new(2);
+    net.dial(0, 1, 1);
+    net.run(Duration::from_secs(1));
+    let peer = net.peer(0, 1);
+    let stream = net.open(0, peer, "s", Mode::Reliable);
+    net.send(0, peer, stream, &messages(5, 10));
+    net.run(Duration::from_secs(1));
+    // Node 1 moves without a word, and has nothing to send that would show it.
+    net.addrs[1] = "10.0.7.7:1".parse().unwrap();
+    net.send(0, peer, stream, &messages(5, 10));
+    net.fault = Box::new(|_, from, _| if from == 1 { vec![] } else { vec![MS * 5] });
+    net.run(Duration::from_secs(8));
+    net.fault = Box::new(|_, _, _| vec![MS * 5]);
+    net.dial(0, 1, 2);
+    net.run(Duration::from_secs(5));
+    assert_eq!(net.got(1).len(), 10);
+    assert_eq!(net.nodes[0].peer_stats(peer).map(|s| s.path), Some(Path::udp(net.addrs[1])));
+    assert!(net.events[0].iter().any(|e| matches!(e, Event::Connected { dial: Some(2), .. })));
+}
+
+#[test]
+fn only_the_most_recently_used_keep_alive_quickly() {
+    let mut configs: Vec<_> = (0..4).map(|n| config(n, 1)).collect();
+    configs[0].max_active = 1;
+    let mut net = Net::with(configs);
+    for n in 1..4 {
+        net.dial(0, n, n as u64);
+    }
+    net.run(Duration::from_secs(1));
+    for n in 1..4 {
+        let peer = net.peer(0, n);
+        // The far side forgets the stream's use at once: only node 0 keeps alive.
+        net.open(0, peer, "s", Mode::Reliable);
+    }
+    net.run(Duration::from_secs(1));
+    let quick = |net: &Net, n| net.nodes[0].session(net.peer(0, n)).map(Session::is_favoured);
+    assert_eq!([1, 2, 3].map(|n| quick(&net, n)), [Some(false), Some(false), Some(true)]);
+    let before = net.nodes[0].stats().datagrams_sent;
+    net.run(Duration::from_secs(20));
+    assert!(net.nodes[0].stats().datagrams_sent > before);
+    assert_eq!(net.nodes[0].peers().count(), 3, "slow keep-alives do not kill");
+}
+
+#[test]
+fn an_idle_session_is_small() {
+    let idle = core::mem::size_of::<Session>();
+    assert!(idle <= 3_500, "{idle} bytes");
+}
+
+#[test]
+fn a_message_larger_than_the_first_window_arrives() {
+    for len in [20_000, 40_000, 65_536, 262_144, 1 << 20] {
+        let mut net = Net::new(2);
+        net.dial(0, 1, 1);
+        net.run(Duration::from_secs(1));
+        let peer = net.peer(0, 1);
+        let stream = net.open(0, peer, "large", Mode::Reliable);
+        let sent = vec![vec![7; len]; 3];
+        net.send(0, peer, stream, &sent);
+        net.run(Duration::from_secs(20));
+        assert!(net.got(1) == sent, "{len}: {} arrived", net.got(1).len());
+    }
+}

@@ -17,6 +17,7 @@ pub use stats::{Noise, PeerStats};
 pub use transmit::Batch;
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -37,6 +38,9 @@ const MAX_RECORDS: usize = 8;
 const SLOW_KEEP_ALIVE: Duration = Duration::from_secs(25);
 /// Pause before a failed renewal is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// A dead peer is dialled after a random time below this, in nanoseconds.
+const REDIAL_SPREAD: u64 = 250_000_000;
 
 /// A generation-checked handle to an association. Only a proven session makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -235,7 +239,7 @@ pub struct Session {
     acks: AckTracker,
     paths: Paths,
     /// Round-trip time and congestion of each path in `paths`.
-    on_path: heapless::Vec<PathRecovery, 4>,
+    on_path: Vec<PathRecovery>,
     /// When the pacer allows the next packet, if it held one back.
     paced_until: Option<Instant>,
     /// A PING is to be sent.
@@ -249,6 +253,9 @@ pub struct Session {
     /// Whether this association is among the most recently used.
     favoured: bool,
     retry_dial_at: Instant,
+    /// An ignorable frame of a random type is to be sent, so that peers keep ignoring them.
+    grease: bool,
+    entropy: Entropy,
     began: Instant,
     counts: Counts,
     announced_gone: bool,
@@ -274,8 +281,8 @@ impl Session {
         let mut streams = Streams::new(&config.streams, init.greater);
         streams.set_peer_limits(init.limits);
         let paths = Paths::new(&config.paths, now, init.path, true, entropy.split("paths"));
-        let mut on_path = heapless::Vec::new();
-        let _ = on_path.push(Self::fresh_path(now, &config, paths.active(), config.paths.base_size));
+        let mut on_path = Vec::with_capacity(1);
+        on_path.push(Self::fresh_path(now, &config, paths.active(), config.paths.base_size));
         Self {
             handle: init.handle,
             entity: init.entity,
@@ -296,8 +303,10 @@ impl Session {
             last_heard: now,
             in_use_since: None,
             last_ping: now,
-            favoured: true,
+            favoured: false,
             retry_dial_at: now,
+            grease: false,
+            entropy,
             began: now,
             counts: Counts::default(),
             announced_gone: false,
@@ -319,6 +328,7 @@ impl Session {
 
     /// Sends something at once, so that the peer sees the new keys in use.
     pub fn announce(&mut self) {
+        self.grease = true;
         self.ping = true;
     }
 
@@ -377,9 +387,14 @@ impl Session {
         self.retry_dial_at = now + RETRY;
     }
 
-    /// Whether its keep-alive is the quick one.
+    /// Sets whether its keep-alive is the quick one.
     pub fn set_favoured(&mut self, favoured: bool) {
         self.favoured = favoured;
+    }
+
+    /// Whether its keep-alive is the quick one.
+    pub const fn is_favoured(&self) -> bool {
+        self.favoured
     }
 
     /// Begins to close: the peer is told, nothing else is sent any more.
@@ -390,6 +405,14 @@ impl Session {
         let pto = self.pto();
         self.state = State::Closing { reason, until: now + pto * 3, next: Some(now + pto), left: 3 };
         self.close_due = true;
+    }
+
+    /// The peer answered a dial at `path`.
+    pub fn found_at(&mut self, now: Instant, path: Path) {
+        if self.paths.find(&path) != Some(self.paths.active()) {
+            self.paths.migrate_to(now, path);
+            self.drain_paths(now);
+        }
     }
 
     /// The application drained messages.
@@ -477,7 +500,8 @@ impl Session {
             }
             if now >= dead && self.state == State::Up {
                 self.state = State::Dead(now);
-                self.retry_dial_at = now;
+                // Spread out, since a whole mesh may notice the same cut at once.
+                self.retry_dial_at = now + Duration::from_nanos(self.entropy.below(REDIAL_SPREAD));
             }
         }
         if let State::Dead(since) = self.state
@@ -559,12 +583,12 @@ impl Session {
         }
         let Some(size) = self.paths.get(id).map(|p| p.size) else { return };
         let fresh = Self::fresh_path(now, &self.config, id, size);
-        if let Err(fresh) = self.on_path.push(fresh) {
-            // Three paths at most; a fourth entry is a leftover of one that is gone.
+        if self.on_path.len() > path::MAX_CANDIDATES {
+            // Three paths at most; a further entry is a leftover of one that is gone.
             let paths = &self.paths;
             self.on_path.retain(|p| paths.get(PathId(p.id)).is_some());
-            let _ = self.on_path.push(fresh);
         }
+        self.on_path.push(fresh);
     }
 
     /// When to call [`Session::handle_timeout`]. Call after transmitting; `&mut` because the start of a

@@ -4,7 +4,7 @@ use super::aead::TAG;
 use super::epoch::{HEADER, LAST_COUNTER, OVERHEAD};
 use super::frame::{self, Close};
 use super::{DownReason, Record, Records, Session, State};
-use crate::codec::{Wire, Writer};
+use crate::codec::{BufferTooSmall, Wire, Writer};
 use crate::path::{Ecn, Path, PathFrame, PathId};
 use crate::recovery::{Blocked, PathRecovery, Sent};
 use crate::time::Instant;
@@ -213,6 +213,9 @@ impl Session {
         }
         let before = w.used();
         if eliciting {
+            if core::mem::take(&mut self.grease) {
+                self.write_grease(&mut w).ok()?;
+            }
             self.streams.write(&mut w, &mut |sent| {
                 // One place is kept free: the streams ask only after they wrote.
                 records.push(Record::Stream(sent)).is_ok() && records.len() < records.capacity()
@@ -224,6 +227,13 @@ impl Session {
         }
         let frames = w.used();
         (frames > 0).then_some(Filled { frames, ack_eliciting: frames > before, records })
+    }
+
+    /// An even, hence ignorable, frame of a type that nobody defined (RFC 8701 explains why).
+    fn write_grease(&mut self, w: &mut Writer<'_>) -> Result<(), BufferTooSmall> {
+        let body: [u8; 8] = self.entropy.array();
+        w.varint(frame::EXTENSION + 2 * self.entropy.below(1 << 20))?;
+        w.bytes(&body[..usize::from(body[0] & 7)])
     }
 
     /// Seals frames of any content as the next packet, and tells nobody. For tests that play a hostile

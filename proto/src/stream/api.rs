@@ -46,6 +46,16 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// Adds another one.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.accepted.add(other.accepted);
+        self.delivered.add(other.delivered);
+        self.queued.add(other.queued);
+        self.reset.add(other.reset);
+        self.stopped.add(other.stopped);
+        self.closed.add(other.closed);
+    }
+
     /// Whether nothing is missing.
     pub fn balances(&self) -> bool {
         let mut sum = self.delivered;
@@ -114,6 +124,15 @@ pub enum SendError {
     /// The chunk is not a run of whole messages.
     #[error("the chunk is not a run of messages")]
     Malformed(Vec<u8>),
+}
+
+impl SendError {
+    /// The chunk.
+    pub fn into_chunk(self) -> Vec<u8> {
+        match self {
+            Self::Gone(chunk) | Self::TooLarge(chunk) | Self::Malformed(chunk) => chunk,
+        }
+    }
 }
 
 /// What [`Streams::take`](super::Streams::take) gives out.

@@ -292,11 +292,13 @@ impl Streams {
     }
 
     /// Asks for [`Event::Flushed`] once everything queued so far is acknowledged (fire-and-forget:
-    /// sent). `false`: no such stream. The answer is [`Event::Closed`] if the stream ends before.
+    /// sent). `false`: no such stream, or it was reset. The answer is [`Event::Closed`] if the
+    /// stream ends before.
     pub fn flush(&mut self, id: StreamId, token: u64) -> bool {
         let Some(slot) = self.table.find(id.0) else { return false };
         let Some(s) = self.table.get_mut(slot) else { return false };
-        if matches!(s.send.state, send::State::Reset(_)) {
+        // Also once the peer acknowledged the reset: what was dropped will never be flushed.
+        if matches!(s.send.state, send::State::Reset(_)) || s.send.dropped.messages > 0 {
             return false;
         }
         s.send.flushes.push_back((s.send.end, token));
@@ -697,12 +699,20 @@ impl Streams {
             .map_or(0, |s| s.send.released() + self.config.send_buffer)
     }
 
-    /// The association ends: everything queued is lost, leases go back. Returns what was lost now;
-    /// what earlier resets lost was told by their streams.
+    /// The association ends: everything queued is lost, leases go back. Returns what was lost and not
+    /// told by an [`Event::Closed`] that was polled: what is lost now, and what earlier resets lost.
     pub fn close_all(&mut self, pool: &mut Pool) -> Tally {
-        let mut sum = Tally::default();
+        let (mut sum, mut untold) = (Tally::default(), Tally::default());
+        for event in self.events.drain(..) {
+            if let Event::Closed { lost, .. } = event {
+                untold.add(lost);
+            }
+        }
         for slot in 0..self.table.slots.len() as u32 {
             let Some(mut s) = self.table.remove(slot) else { continue };
+            if !s.closed {
+                untold.add(s.send.dropped);
+            }
             let before = s.send.delivered;
             sum.add(s.send.drop_all(s.mode == Mode::Reliable, &mut drop));
             let mut done = s.send.delivered;
@@ -715,10 +725,10 @@ impl Streams {
         self.control.clear();
         self.active.clear();
         self.waiting.clear();
-        self.events.clear();
         self.owed = Owed::default();
         (self.ahead, self.prepaid) = (0, 0);
-        sum
+        untold.add(sum);
+        untold
     }
 
     /// Figures of one stream.

@@ -59,6 +59,7 @@ pub fn finish(world: &mut World, limit: Duration) -> Result<(), Failure> {
 pub fn credit_is_back(world: &mut World) -> Result<(), Failure> {
     for place in 0..world.len() as u32 {
         world.with_app(place, |station: &mut Station, cx| {
+            station.redial = None;
             for peer in station.peers.keys() {
                 cx.command(Command::Disconnect { peer: *peer, code: 0 });
             }

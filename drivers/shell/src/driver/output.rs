@@ -58,7 +58,7 @@ impl Output {
         let mut now = now;
         loop {
             if self.pending.is_none() {
-                let Some(t) = core.node.poll_transmit(now, &mut self.buffer) else { return Flow::Idle };
+                let Some(t) = core.poll_transmit(now, &mut self.buffer) else { return Flow::Idle };
                 self.pending = Some((t, 0));
             }
             if let Some(flow) = self.send(cx, now) {

@@ -1,14 +1,13 @@
 //! The sending side of a stream, as applications see it.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use net_proto::node::DownReason;
 use net_proto::stream::{MAX_MESSAGE, charge, frame_message};
 
 use crate::bell::{Inbox, lock};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::wait::Waiters;
 
 /// Why nothing was queued.

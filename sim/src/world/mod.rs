@@ -5,6 +5,10 @@
 //! jobs, timers of applications and the script of the test. Nothing else calls a node, so a
 //! deadline that a machine forgets to report shows as a stall.
 
+mod build;
+mod queue;
+mod wire;
+
 use std::any::Any;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -19,13 +23,17 @@ use net_proto::path::{Ecn, Path, Remote};
 use net_proto::session::aead::Portable;
 use net_proto::storage::Ticket;
 use net_proto::time::{Duration, Instant, Reason, nanos};
+use net_shell::runtime::Runtime;
 
 use crate::app::{App, Ctx};
+use crate::exec::{Exec, HostRuntime, Ran};
 use crate::guard::Guard;
 use crate::keyed::{Domain, below, bytes32, chance, draw};
 use crate::net::{Link, LinkConfig, LinkStats};
 use crate::null::Null;
 use crate::trace::Trace;
+
+use queue::{Entry, Slab};
 
 /// Nothing on a node's first clock reading is special, so clocks start here by default.
 const CLOCK_START: u64 = 1_000_000_000;
@@ -136,6 +144,7 @@ pub struct Stats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
     Node(u32),
+    Host(u32),
     Copier(usize),
     Outsider(usize),
 }
@@ -185,60 +194,8 @@ enum Kind {
     Job { place: u32, life: u32, slot: usize },
     Start { place: u32, life: u32 },
     AppTimer(u32),
+    Tasks,
     Script(usize),
-}
-
-struct Entry {
-    at: u64,
-    seq: u64,
-    kind: Kind,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.seq) == (other.at, other.seq)
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.seq).cmp(&(other.at, other.seq))
-    }
-}
-
-/// Things with small numbers that are reused.
-struct Slab<T> {
-    items: Vec<Option<T>>,
-    free: Vec<usize>,
-}
-
-impl<T> Slab<T> {
-    const fn new() -> Self {
-        Self { items: Vec::new(), free: Vec::new() }
-    }
-
-    fn put(&mut self, item: T) -> usize {
-        if let Some(slot) = self.free.pop() {
-            self.items[slot] = Some(item);
-            return slot;
-        }
-        self.items.push(Some(item));
-        self.items.len() - 1
-    }
-
-    fn take(&mut self, slot: usize) -> T {
-        self.free.push(slot);
-        self.items[slot].take().expect("every event names a slot that it filled")
-    }
-
-    fn get(&self, slot: usize) -> Option<&T> {
-        self.items[slot].as_ref()
-    }
 }
 
 type Script = Box<dyn FnOnce(&mut World)>;
@@ -267,6 +224,9 @@ pub struct World {
     trace: Trace,
     stats: Stats,
     second: (u64, u64),
+    exec: Arc<Exec>,
+    /// When tasks are to run next.
+    exec_at: Option<u64>,
     failure: Option<Failure>,
 }
 
@@ -274,6 +234,8 @@ impl World {
     /// An empty world.
     pub fn new(config: WorldConfig) -> Self {
         Self {
+            exec: Exec::new(config.seed),
+            exec_at: None,
             config,
             now: 0,
             seq: 0,
@@ -399,214 +361,20 @@ impl World {
         Instant::from_nanos(self.places[place as usize].local(self.now))
     }
 
-    // --- building
-
-    /// Adds a node with an application; it starts at once.
-    pub fn spawn(&mut self, app: impl App) -> u32 {
-        self.add(Some(Box::new(app)))
-    }
-
-    /// Adds a node without an application: the test takes its events and gives its commands.
-    pub fn spawn_bare(&mut self) -> u32 {
-        self.add(None)
-    }
-
-    fn add(&mut self, app: Option<Box<dyn App>>) -> u32 {
-        let place = self.places.len() as u32;
-        let addr = default_addr(place);
-        self.owners.insert(addr, Owner::Node(place));
-        let identity = Identity::from_seed(&bytes32(self.seed(), Domain::Identity, u64::from(place), 0));
-        self.places.push(Place {
-            node: None,
-            bare: app.is_none(),
-            app: None,
-            events: Vec::new(),
-            identity,
-            life: 0,
-            addr,
-            public: None,
-            clock_offset: CLOCK_START + below(draw(self.seed(), Domain::Clock, u64::from(place), 0), 1 << 40),
-            clock_ppm: 0,
-            armed: None,
-            app_timer: None,
-            steps: 0,
-            jobs: 0,
-            guard: Guard::default(),
-        });
-        self.boot(place, app);
-        place
-    }
-
-    fn boot(&mut self, place: u32, app: Option<Box<dyn App>>) {
-        let seed = self.seed();
-        let p = &mut self.places[place as usize];
-        p.life += 1;
-        let life = u64::from(p.life);
-        let key = u64::from(place);
-        let mesh = Mesh {
-            id: MeshId(bytes32(seed, Domain::Mesh, 0, 0)),
-            key: MeshKey(bytes32(seed, Domain::Mesh, 0, 1)),
-        };
-        let random = draw(seed, Domain::Incarnation, key, life);
-        let mut config = Config::new(p.identity.clone(), mesh, Incarnation { epoch: life, random });
-        config.ciphers = if self.config.real_ciphers { Arc::new(Portable) } else { Arc::new(Null) };
-        (self.config.tune)(place, &mut config);
-        let now = Instant::from_nanos(p.local(self.now));
-        match Node::new(config, bytes32(seed, Domain::NodeSeed, key, life), now) {
-            Ok(node) => p.node = Some(node),
-            Err(error) => return self.fail(Some(place), format!("the node cannot start: {error}")),
-        }
-        p.app = app;
-        p.guard = Guard::default();
-        let life = p.life;
-        self.push(self.now, Kind::Start { place, life });
-    }
-
-    /// Stops a node as a power cut does: nothing is said, everything in memory is gone.
-    pub fn crash(&mut self, place: u32) {
-        self.trace.numbers(&[self.now, u64::from(place), 0xdead]);
-        let p = &mut self.places[place as usize];
-        p.node = None;
-        p.app = None;
-        p.armed = None;
-        p.app_timer = None;
-        p.events.clear();
-        p.life += 1;
-    }
-
-    /// Starts a node again: the same identity, a new incarnation, the same address.
-    pub fn restart(&mut self, place: u32, app: impl App) {
-        self.crash(place);
-        self.boot(place, Some(Box::new(app)));
-    }
-
-    /// Starts a bare node again.
-    pub fn restart_bare(&mut self, place: u32) {
-        self.crash(place);
-        self.boot(place, None);
-    }
-
-    /// Sets how fast a node's clock runs, in parts per million off. Call it before anything happens.
-    pub fn drift(&mut self, place: u32, ppm: i32) {
-        self.places[place as usize].clock_ppm = ppm;
-    }
-
-    fn route(&mut self, from: u32, to: u32) -> usize {
-        if let Some(route) = self.route_of.get(&(from, to)) {
-            return *route;
-        }
-        let link = self.links.len();
-        let key = u64::from(from) << 32 | u64::from(to);
-        self.links.push(Link::new(key, self.config.link.clone()));
-        self.routes.push(vec![link]);
-        self.route_of.insert((from, to), self.routes.len() - 1);
-        self.routes.len() - 1
-    }
-
-    /// The link that datagrams from one node to another pass (the first, if there are several).
-    pub fn link(&mut self, from: u32, to: u32) -> &mut Link {
-        let route = self.route(from, to);
-        &mut self.links[self.routes[route][0]]
-    }
-
-    /// Sets both directions between two nodes.
-    pub fn set_links(&mut self, a: u32, b: u32, config: &LinkConfig) {
-        self.link(a, b).config = config.clone();
-        self.link(b, a).config = config.clone();
-    }
-
-    /// Makes a link that several pairs can share. `key` must be unique among shared links.
-    pub fn shared_link(&mut self, key: u32, config: LinkConfig) -> usize {
-        self.links.push(Link::new(u64::from(key) | 1 << 63, config));
-        self.links.len() - 1
-    }
-
-    /// Sends datagrams from one node to another through these links, in order.
-    pub fn set_route(&mut self, from: u32, to: u32, links: &[usize]) {
-        let route = self.route(from, to);
-        self.routes[route] = links.to_vec();
-    }
-
-    /// A link by the number that [`World::shared_link`] gave.
-    pub fn link_by_number(&mut self, link: usize) -> &mut Link {
-        &mut self.links[link]
-    }
-
-    /// Cuts or mends both directions between two sets of nodes.
-    pub fn partition(&mut self, left: &[u32], right: &[u32], cut: bool) {
-        for a in left {
-            for b in right {
-                self.link(*a, *b).config.cut = cut;
-                self.link(*b, *a).config.cut = cut;
-            }
-        }
-    }
-
-    /// Gives a node another address; what is on the way to the old one arrives nowhere.
-    pub fn roam(&mut self, place: u32, addr: SocketAddr) {
-        let p = &mut self.places[place as usize];
-        let visible = p.public.unwrap_or(p.addr);
-        self.owners.remove(&visible);
-        p.public = None;
-        p.addr = addr;
-        self.owners.insert(addr, Owner::Node(place));
-    }
-
-    /// Puts a node behind an address translation, or changes the address that it is seen under
-    /// (a rebinding). The node itself notices nothing.
-    pub fn rebind(&mut self, place: u32, public: SocketAddr) {
-        let p = &mut self.places[place as usize];
-        let visible = p.public.unwrap_or(p.addr);
-        self.owners.remove(&visible);
-        p.public = Some(public);
-        self.owners.insert(public, Owner::Node(place));
-    }
-
-    /// An attacker beside the path of two nodes: it copies every datagram between them and sends the
-    /// copy from `addr` so that it arrives `lead` before the original. What is sent to it is passed on
-    /// to the other side if `relay` is set, otherwise swallowed.
-    pub fn copier(&mut self, a: u32, b: u32, addr: SocketAddr, lead: Duration, relay: bool) -> usize {
-        self.owners.insert(addr, Owner::Copier(self.copiers.len()));
-        self.copiers.push(Copier { between: (a, b), addr, lead: nanos(lead), relay, got: (0, 0) });
-        self.copiers.len() - 1
-    }
-
-    /// Datagrams and bytes that were sent to a copier.
-    pub fn copier_got(&self, copier: usize) -> (u64, u64) {
-        self.copiers[copier].got
-    }
-
-    /// A stranger with an address, who can send what he likes. Returns his number.
-    pub fn outsider(&mut self, addr: SocketAddr) -> usize {
-        self.owners.insert(addr, Owner::Outsider(self.outsiders.len()));
-        self.outsiders.push((addr, Vec::new()));
-        self.outsiders.len() - 1
-    }
-
-    /// What was sent to a stranger so far; handed out once.
-    pub fn outsider_got(&mut self, outsider: usize) -> Vec<Vec<u8>> {
-        std::mem::take(&mut self.outsiders[outsider].1)
-    }
-
-    /// A stranger's datagram reaches a node now.
-    pub fn inject(&mut self, outsider: usize, to: u32, data: &[u8]) {
-        let src = self.outsiders[outsider].0;
-        let dst = self.addr(to);
-        self.arrive_at(self.now, data.to_vec(), src, dst, Ecn::NotEct, to);
-    }
-
-    /// Does something at a time since the start of the world.
-    pub fn at(&mut self, at: Duration, script: impl FnOnce(&mut World) + 'static) {
-        let slot = self.scripts.put(Box::new(script));
-        self.push(nanos(at).max(self.now), Kind::Script(slot));
-    }
-
     // --- running
 
     /// Notes a broken promise; the first one ends the run.
     pub fn fail(&mut self, node: Option<u32>, what: impl Into<String>) {
         let at = self.now();
         self.failure.get_or_insert_with(|| Failure { at, node, what: what.into() });
+    }
+
+    /// The first broken promise, if there is one.
+    fn outcome(&mut self) -> Result<(), Failure> {
+        if let Some((node, what)) = self.exec.failure() {
+            self.fail(node, what);
+        }
+        self.failure.clone().map_or(Ok(()), Err)
     }
 
     /// Gives a command to a node and lets it work.
@@ -622,7 +390,7 @@ impl World {
             self.step()?;
         }
         self.now = end;
-        self.failure.clone().map_or(Ok(()), Err)
+        self.outcome()
     }
 
     /// Runs until `done` says so, looking once a simulated millisecond; fails after `limit`.
@@ -637,13 +405,13 @@ impl World {
         loop {
             if self.now >= look {
                 if done(self) {
-                    return self.failure.clone().map_or(Ok(()), Err);
+                    return self.outcome();
                 }
                 look = self.now + 1_000_000;
             }
             if self.peek().is_none_or(|at| at > end) {
                 if done(self) {
-                    return self.failure.clone().map_or(Ok(()), Err);
+                    return self.outcome();
                 }
                 self.now = self.now.max(end);
                 self.fail(None, format!("{what} did not come true in {limit:?}"));
@@ -667,7 +435,7 @@ impl World {
             }
             self.step()?;
         }
-        self.failure.clone().map_or(Ok(()), Err)
+        self.outcome()
     }
 
     fn is_idle(&self) -> bool {
@@ -724,12 +492,16 @@ impl World {
                     self.settle(place);
                 }
             }
+            Kind::Tasks => self.run_tasks(),
             Kind::Script(slot) => {
                 let script = self.scripts.take(slot);
                 script(self);
             }
         }
-        self.failure.clone().map_or(Ok(()), Err)
+        if self.exec.has_work() {
+            self.run_tasks();
+        }
+        self.outcome()
     }
 
     /// The node is called only if its deadline has come; one that moved is armed again.
@@ -884,12 +656,12 @@ impl World {
         let bytes = postcard::to_extend(&event, std::mem::take(&mut self.scratch));
         self.scratch = bytes.expect("an event serialises");
         self.trace.bytes(&self.scratch);
-        if let Event::Connected { path, .. } | Event::PathChanged { path, .. } = &event {
-            if let Some(addr) = path.udp_addr() {
-                self.places[place as usize].guard.trust(addr);
-                if !matches!(self.owners.get(&addr), None | Some(Owner::Node(_))) {
-                    self.fail(Some(place), format!("an attacker's address became the path: {event:?}"));
-                }
+        if let Event::Connected { path, .. } | Event::PathChanged { path, .. } = &event
+            && let Some(addr) = path.udp_addr()
+        {
+            self.places[place as usize].guard.trust(addr);
+            if !matches!(self.owners.get(&addr), None | Some(Owner::Node(_) | Owner::Host(_))) {
+                self.fail(Some(place), format!("an attacker's address became the path: {event:?}"));
             }
         }
         if self.places[place as usize].bare {
@@ -897,166 +669,6 @@ impl World {
         } else {
             self.call_app(place, |app, cx| app.on_event(cx, event));
         }
-    }
-
-    fn send(&mut self, place: u32, transmit: &Transmit, out: &[u8]) {
-        let Some(dst) = transmit.path.udp_addr() else {
-            return self.fail(Some(place), format!("a path that is not UDP: {:?}", transmit.path));
-        };
-        let segment = transmit.segment.unwrap_or(transmit.len);
-        if transmit.len == 0 || segment == 0 || transmit.len > out.len() {
-            return self.fail(Some(place), format!("a transmit that cannot be: {transmit:?}"));
-        }
-        self.stats.batches += 1;
-        self.trace.numbers(&[
-            self.now,
-            u64::from(place),
-            7,
-            path_number(&transmit.path),
-            transmit.len as u64,
-        ]);
-        for data in out[..transmit.len].chunks(segment) {
-            self.stats.datagrams += 1;
-            self.stats.bytes += data.len() as u64;
-            if let Err(what) = self.places[place as usize].guard.sent(dst, data) {
-                return self.fail(Some(place), what);
-            }
-            if let (true, Some(marker)) = (self.config.real_ciphers, &self.config.marker) {
-                if contains(data, marker) {
-                    return self.fail(Some(place), "plaintext on the wire");
-                }
-            }
-            self.depart(place, dst, data, transmit.ecn);
-        }
-    }
-
-    fn depart(&mut self, place: u32, dst: SocketAddr, data: &[u8], ecn: Ecn) {
-        let src = self.addr(place);
-        let mut bytes = self.buffers.pop().unwrap_or_default();
-        bytes.clear();
-        bytes.extend_from_slice(data);
-        match self.owners.get(&dst) {
-            None => {
-                self.stats.nowhere += 1;
-                self.buffers.push(bytes);
-            }
-            Some(Owner::Outsider(i)) => self.outsiders[*i].1.push(bytes),
-            Some(Owner::Copier(i)) => {
-                let copier = &mut self.copiers[*i];
-                copier.got.0 += 1;
-                copier.got.1 += data.len() as u64;
-                if copier.relay {
-                    let (a, b) = copier.between;
-                    let (to, via) = (if place == a { b } else { a }, copier.addr);
-                    // As fast as an attacker can hope for: just ahead of the honest way.
-                    let at = self.now + nanos(self.link(place, to).config.delay).saturating_sub(1_000_000);
-                    let dst = self.addr(to);
-                    self.arrive_at(at, bytes, via, dst, ecn, to);
-                }
-            }
-            Some(Owner::Node(to)) => {
-                let to = *to;
-                let route = self.route(place, to);
-                let first = self.pass(Packet { data: bytes, src, dst, ecn, to, route, hop: 0 });
-                self.copy(place, to, dst, data, ecn, first);
-            }
-        }
-    }
-
-    /// The copiers' part: the copy arrives before the original would have.
-    fn copy(&mut self, from: u32, to: u32, dst: SocketAddr, data: &[u8], ecn: Ecn, original: Option<u64>) {
-        for i in 0..self.copiers.len() {
-            let Copier { between: (a, b), addr, lead, .. } = self.copiers[i];
-            if (from, to) != (a, b) && (from, to) != (b, a) {
-                continue;
-            }
-            let usual = self.now + nanos(self.link(from, to).config.delay);
-            let at = original.unwrap_or(usual).saturating_sub(lead).max(self.now);
-            self.arrive_at(at, data.to_vec(), addr, dst, ecn, to);
-        }
-    }
-
-    fn arrive_at(&mut self, at: u64, data: Vec<u8>, src: SocketAddr, dst: SocketAddr, ecn: Ecn, to: u32) {
-        let packet = Packet { data, src, dst, ecn, to, route: usize::MAX, hop: usize::MAX };
-        let slot = self.packets.put(packet);
-        self.push(at, Kind::Packet(slot));
-    }
-
-    /// A packet enters the link of its hop. Returns when the first copy comes out.
-    fn pass(&mut self, mut packet: Packet) -> Option<u64> {
-        let link = self.routes[packet.route][packet.hop];
-        let arrivals = self.links[link].offer(self.config.seed, self.now, &mut packet.data, packet.ecn);
-        packet.hop += 1;
-        let first = arrivals[0].map(|a| a.at);
-        if let [Some(_), Some(second)] = arrivals {
-            let copy = Packet { data: packet.data.clone(), ecn: second.ecn, ..packet };
-            let slot = self.packets.put(copy);
-            self.push(second.at, Kind::Packet(slot));
-        }
-        let Some(arrival) = arrivals[0] else {
-            self.recycle(packet.data);
-            return None;
-        };
-        packet.ecn = arrival.ecn;
-        if let Some(bit) = arrival.flip {
-            packet.data[bit / 8] ^= 1 << (bit % 8);
-        }
-        if let Some(len) = arrival.cut_to {
-            packet.data.truncate(len);
-        }
-        let slot = self.packets.put(packet);
-        self.push(arrival.at, Kind::Packet(slot));
-        first
-    }
-
-    fn recycle(&mut self, data: Vec<u8>) {
-        if self.buffers.len() < 4_096 {
-            self.buffers.push(data);
-        }
-    }
-
-    fn travel(&mut self, slot: usize) {
-        let packet = self.packets.take(slot);
-        if packet.hop < self.routes.get(packet.route).map_or(0, Vec::len) {
-            self.pass(packet);
-            return;
-        }
-        let to = packet.to;
-        self.arrive(packet);
-        // What arrives at one instant is read in one batch, as GRO would hand it over.
-        for _ in 0..63 {
-            let Some(Reverse(Entry { at, kind: Kind::Packet(next), .. })) = self.queue.peek() else { break };
-            let joins = self.packets.get(*next).is_some_and(|p| {
-                *at == self.now && p.to == to && p.hop >= self.routes.get(p.route).map_or(0, Vec::len)
-            });
-            if !joins {
-                break;
-            }
-            let next = *next;
-            self.queue.pop();
-            self.pending -= 1;
-            self.stats.events += 1;
-            let packet = self.packets.take(next);
-            self.arrive(packet);
-        }
-        self.settle(to);
-    }
-
-    fn arrive(&mut self, mut packet: Packet) {
-        let index = packet.to as usize;
-        if self.owners.get(&packet.dst) != Some(&Owner::Node(packet.to)) || self.places[index].node.is_none()
-        {
-            self.stats.nowhere += 1;
-            return self.recycle(packet.data);
-        }
-        self.stats.arrived += 1;
-        let p = &mut self.places[index];
-        p.guard.got(packet.src, packet.data.len());
-        // Behind a NAT the node sees its inside address.
-        let path = Path { socket: 0, local: Some(p.addr.ip()), remote: Remote::Udp(packet.src) };
-        let ecn = packet.ecn;
-        self.input(packet.to, Input::Datagram { path, ecn, data: &mut packet.data });
-        self.recycle(packet.data);
     }
 
     /// Whether a keyed chance of `ppm` comes true for `n`; for scripts of tests.

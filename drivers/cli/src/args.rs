@@ -1,0 +1,222 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// An encrypted mesh of nodes: try it, move files with it, measure it.
+///
+/// Without a command, `net` runs the demo.
+#[derive(Debug, Parser)]
+#[command(name = "net", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Write JSON, one object a line, instead of text for people
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong arguments; 3 the peer cannot be reached; \
+4 the peer refused; 5 not everything arrived as it was sent.";
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show three nodes, a lossy link and a file that arrives whole, in at most 15 s
+    Demo(Demo),
+    /// Print who this node is; makes an identity and a mesh if there are none
+    Id(Id),
+    /// Receive files into a folder; prints the invite that a sender needs
+    Recv(Recv),
+    /// Send a file or a folder; goes on where it was interrupted
+    Send(Send),
+    /// Measure round trips to a node
+    Ping(Ping),
+    /// Measure speed between two processes on this machine
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Forward UDP datagrams to an address and lose some of them, to try things over a bad link
+    Relay(Relay),
+    /// Print the completions of a shell
+    Completions(Completions),
+    /// The far end of a benchmark; started by `net bench`
+    #[command(hide = true)]
+    BenchPeer(BenchPeer),
+}
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// The file to send; this program's own executable if none is given
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Datagrams that the relay loses, in percent, each way
+    #[arg(long, value_name = "P", default_value = "1", value_parser = percent)]
+    pub loss: f64,
+}
+
+/// Where identity, mesh and boot epoch are kept.
+#[derive(Debug, Args)]
+pub struct State {
+    /// State directory: identity, mesh key, boot epoch
+    #[arg(long, env = "NET_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Id {
+    #[command(flatten)]
+    pub state: State,
+}
+
+#[derive(Debug, Args)]
+pub struct Recv {
+    /// The folder to receive into
+    #[arg(value_name = "FOLDER")]
+    pub into: PathBuf,
+    #[command(flatten)]
+    pub state: State,
+    /// Address to bind, may be repeated; without it the ports of the last run, else any free ones
+    #[arg(long, value_name = "IP:PORT")]
+    pub bind: Vec<SocketAddr>,
+    /// Address at which others reach this node, may be repeated; for forwarded ports
+    #[arg(long, value_name = "IP:PORT")]
+    pub advertise: Vec<SocketAddr>,
+    /// End after one whole transfer
+    #[arg(long)]
+    pub once: bool,
+    /// Leave files alone that exist with other content
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Send {
+    /// The file or folder to send
+    pub path: PathBuf,
+    /// The invite that `net recv` printed; `-` reads it from the standard input
+    #[arg(long, value_name = "INVITE", env = "NET_INVITE", hide_env_values = true)]
+    pub to: String,
+    #[command(flatten)]
+    pub state: State,
+    /// How long to go on trying without a reply, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub patience: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct Ping {
+    /// A ticket (needs the state directory of a node of the same mesh) or an invite
+    #[arg(value_name = "TICKET|INVITE")]
+    pub to: String,
+    #[command(flatten)]
+    pub state: State,
+    /// How many
+    #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
+    /// Pause between two, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    pub interval: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Messages one way, counted at the receiver
+    Stream(BenchStream),
+    /// Messages there and back
+    Echo(BenchEcho),
+}
+
+#[derive(Debug, Args)]
+pub struct BenchStream {
+    /// Bytes in a message
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub payload: u32,
+    /// What the stream promises
+    #[arg(long, value_enum, default_value_t = Mode::Reliable)]
+    pub mode: Mode,
+    #[command(flatten)]
+    pub common: BenchCommon,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchEcho {
+    /// Calls under way at the same time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub concurrency: u32,
+    /// Bytes in a message
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub payload: u32,
+    #[command(flatten)]
+    pub common: BenchCommon,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchCommon {
+    /// How long to send
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// Datagrams to lose, in percent, each way
+    #[arg(long, value_name = "P", default_value = "0", value_parser = percent)]
+    pub loss: f64,
+    /// Largest datagram, in bytes; what the node chooses if not given
+    #[arg(long, value_name = "BYTES")]
+    pub datagram: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchPeer {
+    #[arg(long)]
+    pub datagram: Option<u16>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Fire and forget
+    Unreliable,
+    /// Exactly once, in order
+    Reliable,
+}
+
+#[derive(Debug, Args)]
+pub struct Relay {
+    /// Where datagrams go
+    #[arg(value_name = "IP:PORT")]
+    pub target: SocketAddr,
+    /// Address to bind
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub bind: SocketAddr,
+    /// Datagrams to lose, in percent, each way
+    #[arg(long, value_name = "P", default_value = "1", value_parser = percent)]
+    pub loss: f64,
+}
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// For which shell
+    pub shell: clap_complete::Shell,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(p) if (0.0..=90.0).contains(&p) => Ok(p),
+        _ => Err("a number from 0 to 90".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn losses_are_percentages() {
+        assert_eq!(percent("1"), Ok(1.0));
+        assert_eq!(percent("0.5%"), Ok(0.5));
+        assert!(percent("-1").is_err() && percent("91").is_err() && percent("NaN").is_err());
+    }
+}

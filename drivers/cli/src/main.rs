@@ -1,0 +1,65 @@
+//! The program `net`. `docs/CLI.md` describes it.
+#![forbid(unsafe_code)]
+
+mod args;
+mod bench;
+mod demo;
+mod eavesdrop;
+mod failure;
+mod id;
+mod output;
+mod ping;
+mod relay;
+mod state;
+mod transfer;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use failure::{Failure, Result};
+use output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.json);
+    let ended = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        // Spawned: the thread that waits here is none of the runtime's workers.
+        Ok(runtime) => {
+            let ended = runtime.block_on(async { tokio::spawn(run(cli, output)).await });
+            // Threads that wait for files or the network are not worth waiting for.
+            runtime.shutdown_background();
+            ended.unwrap_or_else(|e| Err(Failure::failed(format_args!("this is a bug: {e}"))))
+        }
+        Err(e) => Err(Failure::failed(format_args!("cannot start: {e}"))),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.fail(&failure);
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+async fn run(cli: Cli, output: Output) -> Result<()> {
+    match cli.command {
+        None => {
+            output.say("This runs the demo, `net demo`. `net --help` lists what else the program does.\n");
+            demo::run(args::Demo { input: None, loss: 1.0 }, output).await
+        }
+        Some(Command::Demo(args)) => demo::run(args, output).await,
+        Some(Command::Id(args)) => id::run(args, output).await,
+        Some(Command::Recv(args)) => transfer::recv(args, output).await,
+        Some(Command::Send(args)) => transfer::send(args, output).await,
+        Some(Command::Ping(args)) => ping::run(args, output).await,
+        Some(Command::Bench(args)) => bench::run(args, output).await,
+        Some(Command::BenchPeer(args)) => bench::peer::run(args).await,
+        Some(Command::Relay(args)) => relay::run(args, output).await,
+        Some(Command::Completions(args)) => {
+            let mut text = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "net", &mut text);
+            Ok(std::io::Write::write_all(&mut std::io::stdout(), &text)?)
+        }
+    }
+}

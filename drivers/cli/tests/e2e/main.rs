@@ -1,0 +1,5 @@
+//! The program from outside: processes, exit codes, files, JSON.
+
+mod common;
+mod program;
+mod transfer;

@@ -1,0 +1,58 @@
+//! A node on a real socket is recorded, and its record lived again.
+#![cfg(feature = "tokio")]
+
+mod common;
+
+use common::{fresh, opened, soon};
+use net_sdk::{Mesh, Reliable, Result};
+use net_shell::trace::{self, Entry, TraceError};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorded_node_replays_to_the_same_outputs() -> Result<()> {
+    let file = fresh("trace");
+    let b = Mesh::builder().bind("127.0.0.1:0").record(&file).start().await?;
+    let a = Mesh::builder().bind("127.0.0.1:0").join(&b.invite()).start().await?;
+    let peer = soon("connect", a.connect(b.ticket())).await?;
+    let (tx, rx) = opened(&b, &peer, Reliable).await?;
+    for i in 0..200u32 {
+        tx.send(&vec![i as u8; 1 + 40 * i as usize]).await?;
+        let message = soon("message", rx.recv()).await?.expect("a message");
+        rx.send(&message).await?;
+        assert_eq!(soon("echo", tx.recv()).await?.as_deref(), Some(&message[..]));
+    }
+    soon("flush", rx.flush()).await?;
+    soon("shutdown", a.shutdown()).await;
+    soon("shutdown", b.shutdown()).await;
+
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    assert!(Mesh::builder().record(&file).start().await.is_err(), "no record is overwritten");
+
+    // The process ends with the last task; the driver closed the file before it answered.
+    let record = trace::read(&file).unwrap();
+    assert!(!record.cut);
+    let sent =
+        record.entries.iter().filter(|e| matches!(e, Entry::Step { bytes, .. } if *bytes != 0)).count();
+    let (node, steps) = record.replay(record.config()).unwrap();
+    println!("{steps} steps, {sent} of them with output");
+    assert!(sent > 400, "{sent} outputs were compared");
+    assert_eq!(node.ledger().delivered.messages, 200);
+
+    // What differs is found: another configuration sends other bytes.
+    let other = trace::replay(&file, |config| config.session.paths.max_size = 1250);
+    assert!(matches!(other, Err(TraceError::Differs { .. })));
+
+    // A record that was cut off reads to the cut; another file is refused.
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+    let cut = trace::read(&file).unwrap();
+    assert!(cut.cut && cut.entries.len() + 1 == record.entries.len());
+    cut.replay(cut.config()).unwrap();
+    std::fs::write(&file, b"nettrace\x02").unwrap();
+    assert!(matches!(trace::read(&file), Err(TraceError::Format)));
+    std::fs::remove_file(&file).unwrap();
+    Ok(())
+}

@@ -1,0 +1,289 @@
+//! Making a world: nodes, machines, links, attackers, what happens when.
+
+use super::*;
+
+impl World {
+    /// Adds a node with an application; it starts at once.
+    pub fn spawn(&mut self, app: impl App) -> u32 {
+        self.add(Some(Box::new(app)))
+    }
+
+    /// Adds a node without an application: the test takes its events and gives its commands.
+    pub fn spawn_bare(&mut self) -> u32 {
+        self.add(None)
+    }
+
+    /// Adds a machine without a node: tasks that are spawned on its runtime use the world's clock and
+    /// links. This is where the SDK and asynchronous applications run.
+    pub fn host(&mut self) -> u32 {
+        let place = self.add_place(false);
+        // Its sockets have addresses, the machine alone has none.
+        self.owners.remove(&default_addr(place));
+        place
+    }
+
+    /// The runtime of a machine.
+    pub fn runtime(&self, host: u32) -> Arc<dyn Runtime> {
+        let p = &self.places[host as usize];
+        let exec = self.exec.clone();
+        Arc::new(HostRuntime { exec, host, ip: p.addr.ip(), clock_offset: p.clock_offset })
+    }
+
+    /// Adds a machine and starts a task on it that gets its runtime.
+    pub fn spawn_task<F>(&mut self, task: impl FnOnce(Arc<dyn Runtime>) -> F) -> u32
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let host = self.host();
+        self.start_task(host, task);
+        host
+    }
+
+    /// Starts a further task on a machine.
+    pub fn start_task<F>(&mut self, host: u32, task: impl FnOnce(Arc<dyn Runtime>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let runtime = self.runtime(host);
+        self.exec.spawn(host, "application", Box::pin(task(runtime)));
+        self.push(self.now, Kind::Tasks);
+        self.exec_at = Some(self.now);
+    }
+
+    /// Stops a machine as a power cut does: its tasks, sockets and unsynced writes are gone.
+    pub fn crash_host(&mut self, host: u32) {
+        self.trace.numbers(&[self.now, u64::from(host), 0xdead]);
+        self.exec.crash(host);
+        self.owners.retain(|_, owner| *owner != Owner::Host(host));
+    }
+
+    /// Lets all ready tasks run and takes out what they did.
+    pub(super) fn run_tasks(&mut self) {
+        if self.exec_at.is_some_and(|at| at <= self.now) {
+            self.exec_at = None;
+        }
+        let Ran { polled, outbox, bound, next } = self.exec.run(self.now);
+        if !polled.is_empty() {
+            self.trace.numbers(&[self.now, 8]);
+            self.trace.numbers(&polled);
+        }
+        for (addr, host) in bound {
+            match host {
+                Some(host) => self.owners.insert(addr, Owner::Host(host)),
+                None => self.owners.remove(&addr),
+            };
+        }
+        for out in outbox {
+            self.stats.batches += 1;
+            self.trace.numbers(&[self.now, u64::from(out.place), 7]);
+            self.trace.bytes(&out.data);
+            for data in out.data.chunks(out.segment) {
+                self.stats.datagrams += 1;
+                self.stats.bytes += data.len() as u64;
+                self.depart(out.place, out.from, out.to, data, out.ecn);
+            }
+        }
+        if let Some(next) = next {
+            let next = next.max(self.now + 1);
+            if self.exec_at.is_none_or(|at| next < at) {
+                self.exec_at = Some(next);
+                self.push(next, Kind::Tasks);
+            }
+        }
+    }
+
+    pub(super) fn add(&mut self, app: Option<Box<dyn App>>) -> u32 {
+        let place = self.add_place(app.is_none());
+        self.boot(place, app);
+        place
+    }
+
+    pub(super) fn add_place(&mut self, bare: bool) -> u32 {
+        let place = self.places.len() as u32;
+        let addr = default_addr(place);
+        self.owners.insert(addr, Owner::Node(place));
+        let identity = Identity::from_seed(&bytes32(self.seed(), Domain::Identity, u64::from(place), 0));
+        self.places.push(Place {
+            node: None,
+            bare,
+            app: None,
+            events: Vec::new(),
+            identity,
+            life: 0,
+            addr,
+            public: None,
+            clock_offset: CLOCK_START + below(draw(self.seed(), Domain::Clock, u64::from(place), 0), 1 << 40),
+            clock_ppm: 0,
+            armed: None,
+            app_timer: None,
+            steps: 0,
+            jobs: 0,
+            guard: Guard::default(),
+        });
+        place
+    }
+
+    pub(super) fn boot(&mut self, place: u32, app: Option<Box<dyn App>>) {
+        let seed = self.seed();
+        let p = &mut self.places[place as usize];
+        p.life += 1;
+        let life = u64::from(p.life);
+        let key = u64::from(place);
+        let mesh = Mesh {
+            id: MeshId(bytes32(seed, Domain::Mesh, 0, 0)),
+            key: MeshKey(bytes32(seed, Domain::Mesh, 0, 1)),
+        };
+        let random = draw(seed, Domain::Incarnation, key, life);
+        let mut config = Config::new(p.identity.clone(), mesh, Incarnation { epoch: life, random });
+        config.ciphers = if self.config.real_ciphers { Arc::new(Portable) } else { Arc::new(Null) };
+        (self.config.tune)(place, &mut config);
+        let now = Instant::from_nanos(p.local(self.now));
+        match Node::new(config, bytes32(seed, Domain::NodeSeed, key, life), now) {
+            Ok(node) => p.node = Some(node),
+            Err(error) => return self.fail(Some(place), format!("the node cannot start: {error}")),
+        }
+        p.app = app;
+        p.guard = Guard::default();
+        let life = p.life;
+        self.push(self.now, Kind::Start { place, life });
+    }
+
+    /// Stops a node as a power cut does: nothing is said, everything in memory is gone.
+    pub fn crash(&mut self, place: u32) {
+        self.trace.numbers(&[self.now, u64::from(place), 0xdead]);
+        let p = &mut self.places[place as usize];
+        p.node = None;
+        p.app = None;
+        p.armed = None;
+        p.app_timer = None;
+        p.events.clear();
+        p.life += 1;
+    }
+
+    /// Starts a node again: the same identity, a new incarnation, the same address.
+    pub fn restart(&mut self, place: u32, app: impl App) {
+        self.crash(place);
+        self.boot(place, Some(Box::new(app)));
+    }
+
+    /// Starts a bare node again.
+    pub fn restart_bare(&mut self, place: u32) {
+        self.crash(place);
+        self.boot(place, None);
+    }
+
+    /// Sets how fast a node's clock runs, in parts per million off. Call it before anything happens.
+    pub fn drift(&mut self, place: u32, ppm: i32) {
+        self.places[place as usize].clock_ppm = ppm;
+    }
+
+    pub(super) fn route(&mut self, from: u32, to: u32) -> usize {
+        if let Some(route) = self.route_of.get(&(from, to)) {
+            return *route;
+        }
+        let link = self.links.len();
+        let key = u64::from(from) << 32 | u64::from(to);
+        self.links.push(Link::new(key, self.config.link.clone()));
+        self.routes.push(vec![link]);
+        self.route_of.insert((from, to), self.routes.len() - 1);
+        self.routes.len() - 1
+    }
+
+    /// The link that datagrams from one node to another pass (the first, if there are several).
+    pub fn link(&mut self, from: u32, to: u32) -> &mut Link {
+        let route = self.route(from, to);
+        &mut self.links[self.routes[route][0]]
+    }
+
+    /// Sets both directions between two nodes.
+    pub fn set_links(&mut self, a: u32, b: u32, config: &LinkConfig) {
+        self.link(a, b).config = config.clone();
+        self.link(b, a).config = config.clone();
+    }
+
+    /// Makes a link that several pairs can share. `key` must be unique among shared links.
+    pub fn shared_link(&mut self, key: u32, config: LinkConfig) -> usize {
+        self.links.push(Link::new(u64::from(key) | 1 << 63, config));
+        self.links.len() - 1
+    }
+
+    /// Sends datagrams from one node to another through these links, in order.
+    pub fn set_route(&mut self, from: u32, to: u32, links: &[usize]) {
+        let route = self.route(from, to);
+        self.routes[route] = links.to_vec();
+    }
+
+    /// A link by the number that [`World::shared_link`] gave.
+    pub fn link_by_number(&mut self, link: usize) -> &mut Link {
+        &mut self.links[link]
+    }
+
+    /// Cuts or mends both directions between two sets of nodes.
+    pub fn partition(&mut self, left: &[u32], right: &[u32], cut: bool) {
+        for a in left {
+            for b in right {
+                self.link(*a, *b).config.cut = cut;
+                self.link(*b, *a).config.cut = cut;
+            }
+        }
+    }
+
+    /// Gives a node another address; what is on the way to the old one arrives nowhere.
+    pub fn roam(&mut self, place: u32, addr: SocketAddr) {
+        let p = &mut self.places[place as usize];
+        let visible = p.public.unwrap_or(p.addr);
+        self.owners.remove(&visible);
+        p.public = None;
+        p.addr = addr;
+        self.owners.insert(addr, Owner::Node(place));
+    }
+
+    /// Puts a node behind an address translation, or changes the address that it is seen under
+    /// (a rebinding). The node itself notices nothing.
+    pub fn rebind(&mut self, place: u32, public: SocketAddr) {
+        let p = &mut self.places[place as usize];
+        let visible = p.public.unwrap_or(p.addr);
+        self.owners.remove(&visible);
+        p.public = Some(public);
+        self.owners.insert(public, Owner::Node(place));
+    }
+
+    /// An attacker beside the path of two nodes: it copies every datagram between them and sends the
+    /// copy from `addr` so that it arrives `lead` before the original. What is sent to it is passed on
+    /// to the other side if `relay` is set, otherwise swallowed.
+    pub fn copier(&mut self, a: u32, b: u32, addr: SocketAddr, lead: Duration, relay: bool) -> usize {
+        self.owners.insert(addr, Owner::Copier(self.copiers.len()));
+        self.copiers.push(Copier { between: (a, b), addr, lead: nanos(lead), relay, got: (0, 0) });
+        self.copiers.len() - 1
+    }
+
+    /// Datagrams and bytes that were sent to a copier.
+    pub fn copier_got(&self, copier: usize) -> (u64, u64) {
+        self.copiers[copier].got
+    }
+
+    /// A stranger with an address, who can send what he likes. Returns his number.
+    pub fn outsider(&mut self, addr: SocketAddr) -> usize {
+        self.owners.insert(addr, Owner::Outsider(self.outsiders.len()));
+        self.outsiders.push((addr, Vec::new()));
+        self.outsiders.len() - 1
+    }
+
+    /// What was sent to a stranger so far; handed out once.
+    pub fn outsider_got(&mut self, outsider: usize) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.outsiders[outsider].1)
+    }
+
+    /// A stranger's datagram reaches a node now.
+    pub fn inject(&mut self, outsider: usize, to: u32, data: &[u8]) {
+        let src = self.outsiders[outsider].0;
+        let dst = self.addr(to);
+        self.arrive_at(self.now, data.to_vec(), src, dst, Ecn::NotEct, to);
+    }
+
+    /// Does something at a time since the start of the world.
+    pub fn at(&mut self, at: Duration, script: impl FnOnce(&mut World) + 'static) {
+        let slot = self.scripts.put(Box::new(script));
+        self.push(nanos(at).max(self.now), Kind::Script(slot));
+    }
+}
