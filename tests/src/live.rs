@@ -223,7 +223,10 @@ impl Lab {
             highest: 0,
             ended: None,
             odd: self.odd,
-            streams: [Stream::default(); 8],
+            streams: core::array::from_fn(|n| Stream { index: n as u64, ..Stream::default() }),
+            next_index: 8,
+            theirs: 3,
+            charged: 0,
         }
     }
 
@@ -231,7 +234,9 @@ impl Lab {
     /// does not let go of the association, or lets another one feel it.
     pub fn attack(&mut self, input: &[u8]) {
         let mut case = self.rebuild();
-        let mut grammar = Grammar { rest: input };
+        // How many values in 256 are not what fits: from a case without a fault to a short one.
+        let rate = input.first().map_or(0, |b| [0, 0, 1, 1, 2, 4, 16, 64][usize::from(b % 8)]);
+        let mut grammar = Grammar { rest: input.get(1..).unwrap_or_default(), rate };
         while case.ended.is_none() && !grammar.rest.is_empty() {
             case.op(&mut grammar, &mut self.tally);
         }
@@ -278,6 +283,7 @@ fn exchange(all: &mut [Station; 3], now: &mut Instant) {
 /// What the hostile peer knows of a stream of its own, so that most of its frames fit.
 #[derive(Clone, Copy, Debug, Default)]
 struct Stream {
+    index: u64,
     open: bool,
     offset: u64,
     number: u64,
@@ -300,6 +306,11 @@ struct Case {
     ended: Option<DownReason>,
     odd: u64,
     streams: [Stream; 8],
+    next_index: u64,
+    /// Streams that the victim opened.
+    theirs: u64,
+    /// Charged to the session by the hostile peer; it stays within the first window.
+    charged: u64,
 }
 
 impl Case {
@@ -313,6 +324,7 @@ impl Case {
                 let mode = MODES[g.pick(3)];
                 let open = Command::Open { id: 3, peer: self.foe, label: "v".into(), mode, priority: 16 };
                 self.victim.command(self.now, open);
+                self.theirs += 1;
             }
             13 => {
                 let stream = StreamId(self.stream_id(g));
@@ -340,6 +352,7 @@ impl Case {
         let count = 1 + g.pick(6) as u64;
         let mut frames = Vec::with_capacity(256);
         (0..count).for_each(|_| self.frame(g, &mut frames));
+        // Beyond a datagram: the last frames are cut.
         frames.truncate(1400);
         let mut packet = [0; 1500];
         let sealed = self.hostile.node.forge_packet(self.key, &frames, &mut packet);
@@ -431,7 +444,9 @@ impl Case {
     fn stream_id(&self, g: &mut Grammar<'_>) -> u64 {
         let pick = g.byte();
         let side = if pick < 160 { self.odd } else { 1 - self.odd };
-        if pick > 252 { g.wild() } else { 2 * u64::from(pick % 8) + side }
+        let pick = u64::from(pick);
+        let index = if side == self.odd { self.streams[pick as usize % 8].index } else { pick % self.theirs };
+        if g.odd() { g.wild() } else { 2 * index + side }
     }
 
     /// Appends one frame.
@@ -462,34 +477,34 @@ impl Case {
                 put(out, 0x19, &[id]);
                 out.extend([g.byte(), 0]);
             }
-            26 => {
-                let index = g.pick(8);
-                let s = self.streams[index];
-                self.ensure(index, out);
-                put(out, 0x18, &[2 * index as u64 + self.odd]);
+            26 if g.pick(4) == 0 => {
+                let s = self.ensure(g.pick(8), out);
+                put(out, 0x18, &[self.id(s)]);
                 out.extend([g.byte(), 0]);
-                put_number(out, g.near(s.charged));
+                put_number(out, g.near(self.streams[s].charged));
+                self.replace(s);
             }
-            27 => {
-                let index = g.pick(8);
-                let s = self.streams[index];
-                self.ensure(index, out);
-                let size = if index % 3 == 0 { s.offset } else { s.number };
-                put(out, 0x17, &[2 * index as u64 + self.odd, g.near(size), g.near(s.charged)]);
+            27 if g.pick(4) == 0 => {
+                let s = self.ensure(g.pick(8), out);
+                let Stream { offset, number, charged, .. } = self.streams[s];
+                let size = if s % 3 == 0 { offset } else { number };
+                put(out, 0x17, &[self.id(s), g.near(size), g.near(charged)]);
+                self.replace(s);
             }
             28 | 29 => {
                 // An extension that may be ignored; rarely one that may not.
-                put_number(out, 0x40 + 2 * g.pick(200) as u64 + u64::from(g.byte() > 250));
+                put_number(out, 0x40 + 2 * g.pick(200) as u64 + u64::from(g.odd()));
                 let body = vec![g.byte(); g.pick(40)];
                 put_number(out, body.len() as u64);
                 out.extend(body);
             }
-            30 if g.byte() > 240 => out.extend([0x07, g.byte(), 0, g.byte() % 9]),
-            31 if g.byte() > 200 => out.extend((0..g.pick(24)).map(|_| g.byte())),
+            30 if g.odd() => out.extend([0x07, g.byte(), 0, g.byte() % 9]),
+            31 if g.odd() => out.extend((0..g.pick(24)).map(|_| g.byte())),
             _ => {
-                let id = self.stream_id(g);
-                put(out, 0x10, &[id]);
-                out.extend([g.byte() % 3, 16, 1, b'x']);
+                // A stream that is open already, or a bad OPEN.
+                let slot = self.ensure(g.pick(8), out);
+                put(out, 0x10, &[g.near(self.id(slot))]);
+                out.extend([[1, 2, 0][slot % 3], 16, 1, b'x']);
             }
         }
     }
@@ -497,7 +512,7 @@ impl Case {
     /// An acknowledgement of packets that the victim may have sent.
     fn ack(&self, g: &mut Grammar<'_>, out: &mut Vec<u8>) {
         let ecn = g.pick(2) == 1;
-        let largest = if g.byte() > 252 { g.wild() } else { self.highest.saturating_sub(g.pick(4) as u64) };
+        let largest = if g.odd() { g.wild() } else { self.highest.saturating_sub(g.pick(4) as u64) };
         let more = if largest > 64 { g.pick(6) as u64 } else { 0 };
         let first = if largest > 64 { g.pick(4) as u64 } else { g.pick(largest as usize + 1) as u64 };
         out.push(0x02 + u8::from(ecn));
@@ -510,65 +525,102 @@ impl Case {
         }
         if ecn {
             let marked = self.highest;
-            for number in [g.near(marked), u64::from(g.byte() > 250), g.near(0)] {
+            for number in [g.near(marked), u64::from(g.odd()), g.near(0)] {
                 put_number(out, number);
             }
         }
     }
 
-    /// OPEN in front, unless the stream is known.
-    fn ensure(&mut self, index: usize, out: &mut Vec<u8>) {
-        if !core::mem::replace(&mut self.streams[index].open, true) {
-            let mode = [1, 2, 0][index % 3];
-            put(out, 0x10, &[2 * index as u64 + self.odd]);
-            out.extend([mode, 16, 1, b'h']);
+    fn id(&self, slot: usize) -> u64 {
+        2 * self.streams[slot].index + self.odd
+    }
+
+    /// OPEN in front, unless the stream is known. Gives back the slot.
+    fn ensure(&mut self, slot: usize, out: &mut Vec<u8>) -> usize {
+        if !core::mem::replace(&mut self.streams[slot].open, true) {
+            put(out, 0x10, &[self.id(slot)]);
+            out.extend([[1, 2, 0][slot % 3], 16, 1, b'h']);
+        }
+        slot
+    }
+
+    /// The stream is over: the next one takes its slot, as long as the victim allows more.
+    fn replace(&mut self, slot: usize) {
+        if self.next_index < 1_000 {
+            self.streams[slot] = Stream { index: self.next_index, ..Stream::default() };
+            self.next_index += 1;
         }
     }
 
-    /// Data of a stream in its mode, mostly what comes next.
+    /// Messages of a stream in its mode, mostly what comes next: whole, in two parts, parts in either
+    /// order, parts left out, parts twice.
     fn data(&mut self, g: &mut Grammar<'_>, out: &mut Vec<u8>) {
-        let index = g.pick(8);
-        self.ensure(index, out);
-        let id = 2 * index as u64 + self.odd;
-        let len = g.pick(80);
+        let slot = self.ensure(g.pick(8), out);
+        let id = self.id(slot);
+        let (len, whole) = (1 + g.pick(80), g.pick(3) > 0);
+        let total = if whole { len } else { 2 * len };
+        if self.charged + charge(total) > 60 << 10 {
+            return out.push(0x01);
+        }
         let mut chunk = Vec::new();
-        frame_message(&mut chunk, &vec![g.byte(); len]);
-        let s = &mut self.streams[index];
-        let (offset, number, charged) = (s.offset, s.number, s.charged);
-        let whole = g.pick(4) > 0;
-        match index % 3 {
-            // Reliable: in order, or with a gap or an overlap.
-            0 => {
-                let at = g.beside(offset);
-                if at == offset {
-                    s.offset += chunk.len() as u64;
-                    s.charged += charge(len);
+        frame_message(&mut chunk, &vec![g.byte(); total]);
+        let s = &mut self.streams[slot];
+        let Stream { offset, number, charged, .. } = *s;
+        s.offset += chunk.len() as u64;
+        s.number += 1;
+        s.charged += charge(total);
+        self.charged += charge(total);
+        let mut parts: Vec<(Vec<u64>, Vec<u8>)> = Vec::new();
+        let kind = match (slot % 3, whole) {
+            (0, _) => {
+                let half = if whole { chunk.len() } else { chunk.len() / 2 };
+                for (at, bytes) in [(0, &chunk[..half]), (half, &chunk[half..])] {
+                    parts.push((vec![id, g.near(offset + at as u64)], bytes.to_vec()));
                 }
-                put(out, 0x11, &[id, at, chunk.len() as u64]);
-                out.extend(chunk);
+                parts.truncate(if whole { 1 } else { 2 });
+                0x11
             }
-            1 if whole => {
-                s.number += 1;
-                s.charged += charge(len);
-                put(out, 0x12, &[id, g.beside(number), chunk.len() as u64]);
-                out.extend(chunk);
+            (1, true) => {
+                parts.push((vec![id, g.near(number)], chunk));
+                0x12
             }
-            1 => {
-                put(out, 0x13, &[id, g.beside(number), g.near(200), g.beside(0), len as u64]);
-                out.extend(vec![1; len]);
+            (1, false) => {
+                for at in [0, len] {
+                    parts.push((
+                        vec![id, g.near(number), g.near(total as u64), g.near(at as u64)],
+                        vec![1; len],
+                    ));
+                }
+                0x13
             }
-            _ if whole => {
-                s.number += 1;
-                s.charged += charge(len);
-                put(out, 0x14, &[id, g.beside(number), g.near(charged), chunk.len() as u64]);
-                out.extend(chunk);
+            (_, true) if g.pick(8) == 0 => {
+                // This message is missed; SYNC says so.
+                put(out, 0x16, &[id, g.near(number + 1), g.near(charged + charge(total))]);
+                return;
             }
-            _ if len % 2 == 0 => {
-                let body = [id, g.beside(number), g.near(charged), g.near(200), g.beside(0), len as u64];
-                put(out, 0x15, &body);
-                out.extend(vec![1; len]);
+            (_, true) => {
+                parts.push((vec![id, g.near(number), g.near(charged)], chunk));
+                0x14
             }
-            _ => put(out, 0x16, &[id, g.beside(number), g.near(charged)]),
+            (_, false) => {
+                for at in [0, len] {
+                    let head =
+                        vec![id, g.near(number), g.near(charged), g.near(total as u64), g.near(at as u64)];
+                    parts.push((head, vec![1; len]));
+                }
+                0x15
+            }
+        };
+        match g.pick(8) {
+            0 => parts.reverse(),
+            1 => parts.push(parts[0].clone()),
+            2 if slot % 3 == 2 => parts.truncate(1),
+            _ => {}
+        }
+        for (head, bytes) in parts {
+            put(out, kind, &head);
+            put_number(out, g.near(bytes.len() as u64));
+            out.extend(bytes);
         }
     }
 }
@@ -586,6 +638,8 @@ fn put(out: &mut Vec<u8>, kind: u8, numbers: &[u64]) {
 /// Reads choices from a fuzzer's bytes; zeros when they are used up.
 struct Grammar<'a> {
     rest: &'a [u8],
+    /// How many of 256 values are not what fits.
+    rate: u8,
 }
 
 impl Grammar<'_> {
@@ -600,23 +654,22 @@ impl Grammar<'_> {
         usize::from(self.byte()) % bound.max(1)
     }
 
-    /// `value`, rarely something else.
-    fn near(&mut self, value: u64) -> u64 {
-        match self.byte() {
-            0..=235 => value,
-            236..=240 => value + 1,
-            241..=245 => value.saturating_sub(1),
-            246..=250 => value * 2,
-            _ => self.wild(),
-        }
+    /// Whether this is to be wrong.
+    fn odd(&mut self) -> bool {
+        self.byte() < self.rate
     }
 
-    /// `value`, often a little more or less.
-    fn beside(&mut self, value: u64) -> u64 {
-        match self.byte() {
-            0..=170 => value,
-            171..=210 => value + self.pick(16) as u64,
-            211..=250 => value.saturating_sub(self.pick(16) as u64),
+    /// `value`, rarely something else.
+    fn near(&mut self, value: u64) -> u64 {
+        if !self.odd() {
+            return value;
+        }
+        match self.pick(8) {
+            0 => value + 1,
+            1 => value.saturating_sub(1),
+            2 => value.saturating_mul(2),
+            3 => value + self.pick(64) as u64,
+            4 => value.saturating_sub(self.pick(64) as u64),
             _ => self.wild(),
         }
     }

@@ -281,8 +281,7 @@ impl Session {
         let mut streams = Streams::new(&config.streams, init.greater);
         streams.set_peer_limits(init.limits);
         let paths = Paths::new(&config.paths, now, init.path, true, entropy.split("paths"));
-        let mut on_path = Vec::with_capacity(1);
-        on_path.push(Self::fresh_path(now, &config, paths.active(), config.paths.base_size));
+        let on_path = alloc::vec![Self::fresh_path(now, &config, paths.active(), config.paths.base_size)];
         Self {
             handle: init.handle,
             entity: init.entity,
