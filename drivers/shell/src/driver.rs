@@ -25,7 +25,7 @@ use net_proto::stream::{Mode, StreamId};
 use net_proto::time::{Duration, Instant, Reason};
 
 use crate::bell::Inbox;
-use crate::hub::{Control, Drained, Hub, Notice, PeerShared, REFUSED, Reply, StreamShared};
+use crate::hub::{Control, Drained, Hub, Notice, OpenedStream, PeerShared, REFUSED, Reply, StreamShared};
 use crate::ports::{Collected, End, RecvPort, SendError, SendPort};
 use crate::runtime::{Bound, Runtime, Timer, UdpRx};
 use crate::trace::Recorder;
@@ -146,7 +146,7 @@ impl Core {
     }
 }
 
-type OpenReply = Reply<Result<Arc<StreamShared>, StreamError>>;
+type OpenReply = Reply<Result<OpenedStream, StreamError>>;
 
 struct Opening {
     label: String,
@@ -324,11 +324,8 @@ impl Driver {
                     let _ = opening.reply.try_send(Err(StreamError::Gone));
                     return;
                 };
-                if opening.reply.try_send(Ok(shared)).is_err() {
-                    // The caller gave up meanwhile.
-                    self.core.command(now, Command::Finish { peer, stream });
-                    self.core.command(now, Command::Stop { peer, stream, code: 0 });
-                }
+                // If the caller gave up, dropping the answer closes the stream.
+                let _ = opening.reply.try_send(Ok(OpenedStream::new(shared, self.hub.inbox.clone())));
             }
             Event::StreamRefused { id, error } => {
                 if let Some(opening) = self.opens.remove(&id) {
