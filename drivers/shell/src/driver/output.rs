@@ -11,7 +11,7 @@ use super::Core;
 use crate::runtime::{Runtime, Transmit, UdpTx};
 
 /// Bytes of one batch: what fits into the largest UDP datagram of either family.
-const BATCH: usize = 65_000;
+pub(super) const BATCH: usize = 65_000;
 /// When to try again where the system does not say when.
 const RETRY: Duration = Duration::from_millis(1);
 
