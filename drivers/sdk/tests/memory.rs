@@ -108,5 +108,7 @@ async fn memory_stays_below_the_printed_ceiling_and_steady_traffic_asks_for_litt
     let packets = a.stats().await?.datagrams_sent + b.stats().await?.datagrams_sent - packets;
     println!("{calls} allocations over {packets} packets, {} per 10,000", calls * 10_000 / packets);
     assert!(packets >= 10_000, "{packets}");
+    // Seen: 3. What is left is queues that reach a new high.
+    assert!(calls * 10_000 / packets <= 100, "{calls} allocations over {packets} packets");
     Ok(())
 }

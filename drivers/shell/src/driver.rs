@@ -81,6 +81,7 @@ pub fn start(runtime: &Arc<dyn Runtime>, node: Node, sockets: Vec<Bound>, settin
         opens: HashMap::new(),
         flushes: HashMap::new(),
         ports: Vec::new(),
+        spare: Vec::new(),
         filled: Vec::new(),
         yielded: false,
         started: now,
@@ -193,6 +194,8 @@ struct Driver {
     flushes: HashMap<u64, Flushing>,
     /// Scratch: ports that rang.
     ports: Vec<u32>,
+    /// Memory for the next queue of a sending port.
+    spare: Vec<u8>,
     /// Scratch: streams whose readers are to be woken.
     filled: Vec<u32>,
     yielded: bool,
@@ -523,8 +526,11 @@ impl Driver {
     }
 
     fn collect_port(&mut self, now: Instant, stream: &StreamShared) {
-        let got = stream.tx.collect(self.core.node.spent().unwrap_or_default());
+        let spare = std::mem::take(&mut self.spare);
+        let spare = if spare.capacity() > 0 { spare } else { self.core.node.spent().unwrap_or_default() };
+        let got = stream.tx.collect(spare);
         if got.chunk.is_empty() {
+            self.spare = got.chunk;
             return;
         }
         self.admitted += got.messages;

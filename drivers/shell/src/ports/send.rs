@@ -39,7 +39,7 @@ pub enum SendError {
 /// What the driver took out of a port.
 #[derive(Debug, Default)]
 pub struct Collected {
-    /// Framed messages; empty if there were none.
+    /// Framed messages. If there were none: empty, with the spare's memory unless the queue took it.
     pub chunk: Vec<u8>,
     /// How many.
     pub messages: u64,
@@ -200,9 +200,10 @@ impl<C> SendPort<C> {
         let mut q = lock(&self.queue);
         if q.chunk.is_empty() {
             if q.chunk.capacity() == 0 {
-                q.chunk = spare;
+                std::mem::swap(&mut q.chunk, &mut spare);
             }
-            return Collected::default();
+            // Memory that is not needed here goes back.
+            return Collected { chunk: spare, ..Collected::default() };
         }
         Collected {
             chunk: std::mem::replace(&mut q.chunk, spare),
