@@ -261,7 +261,7 @@ impl Lab {
 /// Passes datagrams around until nobody has anything to say.
 fn exchange(all: &mut [Station; 3], now: &mut Instant) {
     for _ in 0..64 {
-        *now = *now + Duration::from_millis(5);
+        *now += Duration::from_millis(5);
         let mut quiet = true;
         for from in 0..all.len() {
             all[from].input(*now, Input::Timeout);
@@ -487,7 +487,7 @@ impl Case {
             27 if g.pick(4) == 0 => {
                 let s = self.ensure(g.pick(8), out);
                 let Stream { offset, number, charged, .. } = self.streams[s];
-                let size = if s % 3 == 0 { offset } else { number };
+                let size = if s.is_multiple_of(3) { offset } else { number };
                 put(out, 0x17, &[self.id(s), g.near(size), g.near(charged)]);
                 self.replace(s);
             }

@@ -3,7 +3,7 @@
 //! with the schedule.
 //!
 //! Shuttle's atomics are sequentially consistent: orderings that are too weak do not show here.
-#![allow(dead_code, unreachable_pub)] // the included modules offer more than these tests use
+#![allow(dead_code, unreachable_pub, unused_imports)] // the included modules offer more than these tests use
 
 #[path = "../src/bell.rs"]
 mod bell;
