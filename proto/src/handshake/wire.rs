@@ -75,7 +75,7 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// Appends padding so that message 1 reaches 512 bytes.
+    /// Appends padding so that message 1 has at least 512 bytes.
     pub fn pad(&mut self) {
         let len = self.to_vec().len();
         let missing = (FLOOR - HEADER1 - NOISE1 - MACS).saturating_sub(len);
