@@ -22,6 +22,9 @@ pub struct Burst {
     pub leave: u32,
     /// Loss in the bad state, in parts per million.
     pub loss: u32,
+    /// The bad state ends at the latest after this: a sender that backs off sends too little to get
+    /// through it by number alone.
+    pub longest: Duration,
 }
 
 /// What a link does. All chances are in parts per million, per datagram.
@@ -199,7 +202,8 @@ pub struct Link {
     /// Decides before the link does.
     pub hook: Option<Hook>,
     key: u64,
-    bad: bool,
+    /// Since when the bad state lasts.
+    bad: Option<u64>,
     busy_until: u64,
     last_arrival: u64,
 }
@@ -212,7 +216,7 @@ impl Link {
             stats: LinkStats::default(),
             hook: None,
             key,
-            bad: false,
+            bad: None,
             busy_until: 0,
             last_arrival: 0,
         }
@@ -243,10 +247,16 @@ impl Link {
             return [None; 2];
         }
         if let Some(burst) = c.burst {
-            let turn = if self.bad { burst.leave } else { burst.enter };
-            self.bad ^= chance(roll(Domain::Burst), turn);
+            if self.bad.is_some_and(|since| now - since > nanos(burst.longest)) {
+                self.bad = None;
+            }
+            let turn = if self.bad.is_some() { burst.leave } else { burst.enter };
+            if chance(roll(Domain::Burst), turn) {
+                self.bad = if self.bad.is_some() { None } else { Some(now) };
+            }
         }
-        let burst_loss = self.bad && c.burst.is_some_and(|b| chance(roll(Domain::BurstLoss), b.loss));
+        let bad = self.bad.is_some();
+        let burst_loss = bad && c.burst.is_some_and(|b| chance(roll(Domain::BurstLoss), b.loss));
         if fate == Fate::Drop
             || burst_loss
             || c.holes.iter().any(|hole| hole.contains(&n))
@@ -354,7 +364,7 @@ mod tests {
 
     #[test]
     fn bursts_are_bursts() {
-        let burst = Burst { enter: 1_000, leave: 20_000, loss: 1_000_000 };
+        let burst = Burst { enter: 1_000, leave: 20_000, loss: 1_000_000, longest: Duration::from_secs(1) };
         let (arrivals, stats) =
             run(LinkConfig { burst: Some(burst), ..LinkConfig::default() }, 100_000, 5, 100);
         let runs = arrivals.windows(2).filter(|w| !w[0].is_empty() && w[1].is_empty()).count() as u64;

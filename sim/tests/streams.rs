@@ -59,7 +59,7 @@ fn loss_of_20_percent() {
 #[test]
 fn losses_in_bursts() {
     check("losses_in_bursts", RUNS, |s| {
-        let burst = Burst { enter: 5_000, leave: 50_000, loss: 900_000 };
+        let burst = Burst { enter: 5_000, leave: 50_000, loss: 900_000, longest: secs(2) };
         let link = LinkConfig { burst: Some(burst), ..LinkConfig::default() };
         transfer(s, &link, 200, secs(600)).map(drop)
     });
@@ -126,7 +126,7 @@ fn everything_at_once() {
             jitter: 10 * MS,
             corrupt: 10_000,
             truncate: 5_000,
-            burst: Some(Burst { enter: 1_000, leave: 100_000, loss: 800_000 }),
+            burst: Some(Burst { enter: 1_000, leave: 100_000, loss: 800_000, longest: secs(2) }),
             mark: 20_000,
             ..LinkConfig::default()
         }

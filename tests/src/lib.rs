@@ -2,6 +2,7 @@
 //! and small mutations of them.
 
 pub mod corpus;
+pub mod live;
 pub mod source;
 
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@ use std::fs;
 use net_proto::entropy::Entropy;
 use net_proto::registry::decoders;
 use net_tests::corpus::{mutate, neighbourhood, seeds};
+use net_tests::live::Lab;
 
 /// Above this size a file of the corpus is decoded as it is, without its neighbourhood.
 const SMALL: usize = 512;
@@ -97,4 +98,17 @@ fn a_decoder_that_is_not_canonical_is_caught() {
         }
     }
     assert!(std::panic::catch_unwind(|| neighbourhood(b"seed", sloppy)).is_err());
+}
+
+#[test]
+fn frames_of_a_hostile_peer_through_live_associations() {
+    let mut lab = Lab::new();
+    let mut entropy = Entropy::new(&[1; 32], "session");
+    let mut input = vec![0; 4096];
+    for _ in 0..300 {
+        entropy.fill(&mut input);
+        lab.attack(&input);
+    }
+    println!("{:?}", lab.tally);
+    assert!(lab.tally.frames > 10_000 && lab.tally.violations > 10, "{:?}", lab.tally);
 }

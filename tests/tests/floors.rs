@@ -26,6 +26,7 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("session", "path"),
     ("session", "recovery"),
     ("session", "stream"),
+    ("registry", "node"),
 ];
 
 /// Longest source file, in lines.

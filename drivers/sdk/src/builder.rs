@@ -228,6 +228,7 @@ impl MeshBuilder {
         let settings = Settings {
             stream_window: config.session.streams.local.stream_window,
             session_window: config.session.streams.local.session_window,
+            send_buffer: config.session.streams.send_buffer,
             storage,
             recorder,
         };

@@ -37,3 +37,8 @@ pub use net_proto::stream::{MAX_MESSAGE, Mode, Mode::FireAndForget, Mode::Reliab
 pub use net_shell::runtime::Runtime;
 pub use peer::{Peer, StreamOptions};
 pub use stream::Stream;
+
+/// The program of the README compiles and runs.
+#[cfg(all(doctest, feature = "tokio"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

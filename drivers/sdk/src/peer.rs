@@ -78,7 +78,10 @@ impl Peer {
         let open = Control::Open { peer, label: label.into(), mode, priority, reply: answer };
         self.inner.hub.inbox.control(open);
         match wait.recv().await {
-            Ok(Ok(shared)) => Ok(Stream::new(self.inner.clone(), shared)),
+            Ok(Ok(opened)) => {
+                let shared = opened.keep().ok_or(Error::Shutdown)?;
+                Ok(Stream::new(self.inner.clone(), shared))
+            }
             Ok(Err(StreamError::Gone)) if !self.is_connected() => Err(self.gone()),
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(Error::Shutdown),

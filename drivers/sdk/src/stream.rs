@@ -7,7 +7,7 @@ use bytes::Bytes;
 use net_proto::identity::EntityId;
 use net_proto::node::DownReason;
 use net_proto::stream::{Mode, StreamStats};
-use net_shell::hub::{Control, StreamShared, reply};
+use net_shell::hub::{Control, StreamShared, abandon, reply};
 use net_shell::ports::{End, SendError};
 
 use crate::mesh::Inner;
@@ -30,10 +30,7 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let inbox = &self.inner.hub.inbox;
-        inbox.control(Control::Flush { stream: self.shared.clone(), finish: true, reply: None });
-        self.shared.rx.stop();
-        inbox.control(Control::Stop(self.shared.clone(), 0));
+        abandon(&self.inner.hub.inbox, self.shared.clone());
     }
 }
 

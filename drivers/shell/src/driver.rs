@@ -25,10 +25,11 @@ use net_proto::stream::{Mode, StreamId};
 use net_proto::time::{Duration, Instant, Reason};
 
 use crate::bell::Inbox;
-use crate::hub::{Control, Drained, Hub, Notice, PeerShared, REFUSED, Reply, StreamShared};
+use crate::hub::{Control, Drained, Hub, Notice, OpenedStream, PeerShared, REFUSED, Reply, StreamShared};
 use crate::ports::{Collected, End, RecvPort, SendError, SendPort};
 use crate::runtime::{Bound, Runtime, Timer, UdpRx};
 use crate::trace::Recorder;
+use crate::udp::{MAX_SLOTS, SLOT};
 use output::Output;
 
 /// Most batches of input in a turn.
@@ -48,6 +49,8 @@ pub struct Settings {
     pub stream_window: u64,
     /// Receive window of an association, in charged bytes.
     pub session_window: u64,
+    /// What a stream may have queued, in charged bytes.
+    pub send_buffer: u64,
     /// Kept, with its locks, until the node is gone.
     pub storage: Option<Box<dyn Storage>>,
     /// Records every step of the node.
@@ -68,6 +71,7 @@ pub fn start(runtime: &Arc<dyn Runtime>, node: Node, sockets: Vec<Bound>, settin
         first_receiver: 0,
         output: Output::new(senders),
         stream_window: settings.stream_window,
+        send_buffer: settings.send_buffer,
         hub: hub.clone(),
         peers: HashMap::new(),
         streams: Vec::new(),
@@ -77,6 +81,7 @@ pub fn start(runtime: &Arc<dyn Runtime>, node: Node, sockets: Vec<Bound>, settin
         opens: HashMap::new(),
         flushes: HashMap::new(),
         ports: Vec::new(),
+        spare: Vec::new(),
         filled: Vec::new(),
         yielded: false,
         started: now,
@@ -146,7 +151,7 @@ impl Core {
     }
 }
 
-type OpenReply = Reply<Result<Arc<StreamShared>, StreamError>>;
+type OpenReply = Reply<Result<OpenedStream, StreamError>>;
 
 struct Opening {
     label: String,
@@ -178,6 +183,7 @@ struct Driver {
     first_receiver: usize,
     output: Output,
     stream_window: u64,
+    send_buffer: u64,
     hub: Arc<Hub>,
     peers: HashMap<Peer, Arc<PeerShared>>,
     streams: Vec<Option<Arc<StreamShared>>>,
@@ -188,6 +194,8 @@ struct Driver {
     flushes: HashMap<u64, Flushing>,
     /// Scratch: ports that rang.
     ports: Vec<u32>,
+    /// Memory for the next queue of a sending port.
+    spare: Vec<u8>,
     /// Scratch: streams whose readers are to be woken.
     filled: Vec<u32>,
     yielded: bool,
@@ -324,11 +332,8 @@ impl Driver {
                     let _ = opening.reply.try_send(Err(StreamError::Gone));
                     return;
                 };
-                if opening.reply.try_send(Ok(shared)).is_err() {
-                    // The caller gave up meanwhile.
-                    self.core.command(now, Command::Finish { peer, stream });
-                    self.core.command(now, Command::Stop { peer, stream, code: 0 });
-                }
+                // If the caller gave up, dropping the answer closes the stream.
+                let _ = opening.reply.try_send(Ok(OpenedStream::new(shared, self.hub.inbox.clone())));
             }
             Event::StreamRefused { id, error } => {
                 if let Some(opening) = self.opens.remove(&id) {
@@ -521,8 +526,11 @@ impl Driver {
     }
 
     fn collect_port(&mut self, now: Instant, stream: &StreamShared) {
-        let got = stream.tx.collect(self.core.node.spent().unwrap_or_default());
+        let spare = std::mem::take(&mut self.spare);
+        let spare = if spare.capacity() > 0 { spare } else { self.core.node.spent().unwrap_or_default() };
+        let got = stream.tx.collect(spare);
         if got.chunk.is_empty() {
+            self.spare = got.chunk;
             return;
         }
         self.admitted += got.messages;
@@ -595,7 +603,7 @@ impl Driver {
                 let _ = reply.try_send(self.core.node.stream_stats(peer, stream));
             }
             Control::Ceiling(reply) => {
-                let _ = reply.try_send(self.core.node.ceiling());
+                let _ = reply.try_send(self.ceiling());
             }
             Control::Job(ticket, done) => self.core.handle(now, Input::Job(ticket, done)),
             Control::Shutdown(limit, reply) => self.shutdown(now, limit, reply),
@@ -736,6 +744,22 @@ impl Driver {
         };
         let closing = self.closing.as_ref().map(|c| c.goodbye.unwrap_or(c.until));
         [node.map(|(at, _)| at), retry, closing].into_iter().flatten().min()
+    }
+
+    /// Bytes that node and driver may come to hold for the streams and peers of now.
+    ///
+    /// What lies in a receiving port counts in the node's windows, which it was granted from. A
+    /// sending port and the node hold at most the send buffer between them; a growing vector may hold
+    /// twice that.
+    fn ceiling(&self) -> u64 {
+        let streams = self
+            .streams
+            .iter()
+            .flatten()
+            .map(|stream| (size_of::<StreamShared>() + stream.label.len()) as u64 + 2 * self.send_buffer);
+        let peers = self.peers.len() * size_of::<PeerShared>();
+        let receive = self.receivers.len() * MAX_SLOTS * SLOT;
+        self.core.node.ceiling() + streams.sum::<u64>() + (peers + receive + output::BATCH) as u64
     }
 
     /// What became of every message that a port admitted, once all ports are closed and collected.

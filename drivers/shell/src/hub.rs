@@ -35,6 +35,40 @@ pub fn reply<T>() -> (Reply<T>, Receiver<T>) {
     async_channel::bounded(1)
 }
 
+/// A stream that was opened for a caller. If the caller gave up, it is closed again, wherever the
+/// answer was dropped.
+#[derive(Debug)]
+pub struct OpenedStream {
+    stream: Option<Arc<StreamShared>>,
+    inbox: Arc<Inbox<Control>>,
+}
+
+impl OpenedStream {
+    pub(crate) const fn new(stream: Arc<StreamShared>, inbox: Arc<Inbox<Control>>) -> Self {
+        Self { stream: Some(stream), inbox }
+    }
+
+    /// The caller has it now, and closes it.
+    pub fn keep(mut self) -> Option<Arc<StreamShared>> {
+        self.stream.take()
+    }
+}
+
+impl Drop for OpenedStream {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            abandon(&self.inbox, stream);
+        }
+    }
+}
+
+/// Nobody uses the stream any more: what was admitted is still sent, what comes is not read.
+pub fn abandon(inbox: &Inbox<Control>, stream: Arc<StreamShared>) {
+    inbox.control(Control::Flush { stream: stream.clone(), finish: true, reply: None });
+    stream.rx.stop();
+    inbox.control(Control::Stop(stream, 0));
+}
+
 /// A call to the driver.
 #[derive(Debug)]
 pub enum Control {
@@ -62,7 +96,7 @@ pub enum Control {
         /// Its share.
         priority: u8,
         /// The answer.
-        reply: Reply<Result<Arc<StreamShared>, StreamError>>,
+        reply: Reply<Result<OpenedStream, StreamError>>,
     },
     /// Answer when everything admitted so far is acknowledged; and finish the stream, if asked.
     Flush {

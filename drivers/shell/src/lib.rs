@@ -10,6 +10,9 @@ pub mod mailbox;
 pub mod ports;
 pub mod runtime;
 pub mod storage;
+mod sync;
+#[cfg(test)]
+mod tests;
 pub mod trace;
 pub mod udp;
 mod wait;

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::Mutex;
 use std::task::Poll;
 
 use crate::bell::lock;
+use crate::sync::Mutex;
 use crate::wait::Waiters;
 
 #[derive(Debug)]

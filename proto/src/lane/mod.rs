@@ -7,7 +7,7 @@
 //! in a payload. `docs/LANES.md` has the contract, `planes!` composes planes into one.
 
 mod compose;
-#[cfg(any(test, feature = "planted"))]
+#[cfg(any(test, feature = "testing"))]
 pub mod forge;
 #[cfg(test)]
 mod tests;
@@ -32,7 +32,7 @@ pub struct Lane {
 }
 
 impl Lane {
-    #[cfg_attr(not(any(test, feature = "planted")), expect(dead_code, reason = "for the session's adapter"))]
+    #[cfg_attr(not(any(test, feature = "testing")), expect(dead_code, reason = "for the session's adapter"))]
     pub(crate) const fn new(slot: u32, generation: u32, kind: u8) -> Self {
         Self { slot, generation, kind }
     }

@@ -299,7 +299,10 @@ impl From<stream::Tally> for Lost {
 pub enum DialError {
     /// Nothing that authenticates came back in time: wrong address, wrong mesh key, wrong identity,
     /// or nobody there. The protocol does not tell them apart, on purpose.
-    #[error("no authenticated answer in {0:?}")]
+    #[error(
+        "no authenticated answer in {0:?}: check the address and that the peer runs, \
+         that both hold the same mesh key, and that the ticket is the peer's own"
+    )]
     TimedOut(Duration),
     /// The peer speaks none of our versions.
     #[error("no common protocol version: ours {ours:?}, the peer's {theirs:?}")]

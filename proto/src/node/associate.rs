@@ -457,6 +457,7 @@ impl Node {
         let reason = session.closing().unwrap_or(reason);
         let peer = Peer::new(slot, entry.generation);
         entry.generation = entry.generation.wrapping_add(1);
+        self.timers.set(slot, None);
         self.free.push(slot);
         for index in session.indices() {
             self.indices.release(index);

@@ -17,7 +17,6 @@ mod lives;
 mod stats;
 #[cfg(test)]
 mod tests;
-mod timers;
 mod trace;
 
 pub use crate::session::PeerStats;
@@ -43,11 +42,11 @@ use crate::session::{self, Peer, Session, parse_header};
 use crate::storage::Ticket;
 use crate::stream::{self, Pool, StreamId};
 use crate::time::{Instant, Reason, WallClock, earlier};
+use crate::timers::TimerHeap;
 
 use associate::{Dial, HalfOpen};
 use index::{Indices, Target};
 use lives::Lives;
-use timers::Timers;
 
 /// Ended associations that are remembered.
 const LIVES: usize = 4096;
@@ -73,7 +72,7 @@ pub struct Node {
     half_open: BTreeMap<HalfOpenId, HalfOpen>,
     lives: Lives,
     ready: VecDeque<u32>,
-    timers: Timers,
+    timers: TimerHeap,
     events: VecDeque<Event>,
     spent: Vec<Vec<u8>>,
     pool: Pool,
@@ -118,7 +117,7 @@ impl Node {
             half_open: BTreeMap::new(),
             lives: Lives::new(LIVES),
             ready: VecDeque::new(),
-            timers: Timers::default(),
+            timers: TimerHeap::new(),
             events: VecDeque::new(),
             spent: Vec::new(),
             wall: None,
@@ -435,6 +434,8 @@ impl Node {
                 self.end(slot, reason);
             }
         }
+        // All that has something to say was asked: the next deadline is exact before the driver sleeps.
+        self.timers.settle();
         None
     }
 

@@ -77,6 +77,19 @@ impl Output {
 }
 
 impl Node {
+    /// Seals `frames`, whatever they say, as this node's next packet to `peer`; its length in `out`. For
+    /// tests that play a hostile peer with real keys: the node itself does not know of the packet.
+    #[doc(hidden)]
+    pub fn forge_packet(&mut self, peer: Peer, frames: &[u8], out: &mut [u8]) -> Option<usize> {
+        self.session_mut(peer)?.forge_packet(frames, out)
+    }
+
+    /// Why an association that still has its handle is closing, if it is.
+    #[doc(hidden)]
+    pub fn closing(&self, peer: Peer) -> Option<crate::session::DownReason> {
+        self.session(peer)?.closing()
+    }
+
     /// Lives one recorded step and tells what came of it.
     pub fn replay(&mut self, at: Instant, step: Step) -> Output {
         let mut output = Output::default();

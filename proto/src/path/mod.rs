@@ -16,12 +16,10 @@
 //! recovery under the same [`PathId`].
 
 mod address;
-mod ecn;
 mod paths;
 mod size;
 #[cfg(test)]
 mod tests;
 
 pub use address::{Ecn, Path, Remote};
-pub use ecn::{EcnCounts, EcnVerdict};
 pub use paths::{Config, MAX_CANDIDATES, PathEvent, PathFrame, PathId, PathState, Paths};

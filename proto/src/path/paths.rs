@@ -1,8 +1,7 @@
 //! The paths of one association.
 
-use super::ecn::Marking;
 use super::size::Search;
-use super::{Ecn, EcnCounts, EcnVerdict, Path, Remote};
+use super::{Path, Remote};
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant, Reason, earlier};
 use core::net::IpAddr;
@@ -111,7 +110,6 @@ pub struct PathState {
     /// This side chose it.
     ours: bool,
     search: Search,
-    marking: Marking,
 }
 
 /// A question under way. Its repeats carry the same bytes, so that a late answer counts.
@@ -143,7 +141,6 @@ impl PathState {
             wanted: false,
             ours: false,
             search,
-            marking: Marking::new(config.ecn),
         }
     }
 
@@ -259,7 +256,6 @@ pub struct Paths {
     /// The number of our last wish.
     wish: u64,
     wish_pending: bool,
-    marked: u64,
     events: Deque<PathEvent, MAX_EVENTS>,
 }
 
@@ -291,7 +287,6 @@ impl Paths {
             peer_wish: None,
             wish: 0,
             wish_pending: false,
-            marked: 0,
             events: Deque::new(),
         }
     }
@@ -457,15 +452,10 @@ impl Paths {
         self.get(id).is_some_and(|p| p.may_send(bytes as u64))
     }
 
-    /// A datagram of `bytes` (UDP payload) left on a path, marked as [`Self::ecn`] said just before.
+    /// A datagram of `bytes` (UDP payload) left on a path.
     pub fn on_sent(&mut self, id: PathId, bytes: usize) {
-        let marked = self.ecn(id) == Ecn::Ect0;
-        self.marked += u64::from(marked);
         if let Some(slot) = self.slot(id) {
             slot.sent = slot.sent.saturating_add(bytes as u64);
-            if marked {
-                slot.marking.sent();
-            }
         }
     }
 
@@ -558,25 +548,6 @@ impl Paths {
     pub fn on_lost(&mut self, now: Instant, id: PathId, size: u16) {
         self.now = now;
         self.sized(id, |search| search.packet_lost(now, size));
-    }
-
-    /// The mark for the next packet on a path. Only the active path is marked.
-    pub fn ecn(&self, id: PathId) -> Ecn {
-        if id == self.active.id && self.active.marking.marks() { Ecn::Ect0 } else { Ecn::NotEct }
-    }
-
-    /// An acknowledgement that raised the largest acknowledged number covered `newly_acked_ect0`
-    /// packets sent on path `id` with a mark. `before` and `after` are the peer's counts in the last
-    /// such acknowledgement and in this one; `None` if this one has none.
-    pub fn on_ecn(
-        &mut self,
-        id: PathId,
-        newly_acked_ect0: u64,
-        before: EcnCounts,
-        after: Option<EcnCounts>,
-    ) -> EcnVerdict {
-        let marked = self.marked;
-        self.slot(id).map_or(EcnVerdict::Fine, |p| p.marking.counts(newly_acked_ect0, before, after, marked))
     }
 
     /// The next event. Ask after every call: of more than sixteen the oldest are dropped.
@@ -755,10 +726,8 @@ impl Paths {
         let old = slot;
         if keep {
             self.active.search = old.search.clone();
-            self.active.marking = old.marking;
         } else {
             self.active.search = search(&self.active.path, &self.config);
-            self.active.marking = Marking::new(self.config.ecn);
         }
         self.active.size = self.active.search.size();
         old.challenge = None;

@@ -1,4 +1,3 @@
-use super::ecn::Marking;
 use super::paths::MAX_CANDIDATES;
 use super::size::{BLACK_HOLE_REST, GRAIN, RAISE_AFTER, Search};
 use super::*;
@@ -395,40 +394,6 @@ fn a_relayed_path_has_its_own_sizes_and_a_carrier_none() {
     assert_eq!(p.poll_probe(at(0)), None);
 }
 
-// --- ECN
-
-const fn counts(ect0: u64, ce: u64) -> EcnCounts {
-    EcnCounts { ect0, ect1: 0, ce }
-}
-
-#[test]
-fn marks_that_arrive_are_kept_and_ce_is_congestion() {
-    let mut m = Marking::new(true);
-    (0..10).for_each(|_| m.sent());
-    assert!(!m.marks(), "the trial packets are out");
-    assert_eq!(m.counts(10, counts(0, 0), Some(counts(10, 0)), 10), EcnVerdict::Fine);
-    assert!(m.marks());
-    let ce = m.counts(5, counts(10, 0), Some(counts(13, 2)), 15);
-    assert_eq!(ce, EcnVerdict::Congestion { marked: 2 });
-}
-
-#[test]
-fn every_way_of_mangling_marks_stops_them() {
-    let cases = [
-        (5, counts(0, 0), None),
-        (5, counts(0, 0), Some(counts(4, 0))),
-        (5, counts(0, 0), Some(counts(21, 0))),
-        (5, counts(9, 0), Some(counts(8, 9))),
-        (5, counts(0, 0), Some(EcnCounts { ect0: 5, ect1: 1, ce: 0 })),
-    ];
-    for (acked, before, after) in cases {
-        let mut m = Marking::new(true);
-        assert_eq!(m.counts(acked, before, after, 20), EcnVerdict::Failed, "{after:?}");
-        assert!(!m.marks());
-        assert_eq!(m.counts(acked, before, after, 20), EcnVerdict::Fine, "said once");
-    }
-}
-
 // --- properties
 
 #[derive(Clone, Debug)]
@@ -547,20 +512,5 @@ proptest! {
             p.handle_timeout(now, PTO);
         }
         prop_assert!(false, "it never rests: {:?}", p.poll_timeout());
-    }
-
-    #[test]
-    fn the_mark_machine_never_marks_again_after_a_failure(acks in proptest::collection::vec(
-        (0u64..4, 0u64..6, 0u64..3, any::<bool>()), 0..40)) {
-        let mut m = Marking::new(true);
-        let (mut before, mut sent, mut failed) = (EcnCounts::default(), 0u64, false);
-        for (acked, ect0, ce, present) in acks {
-            if m.marks() { sent += 5; (0..5).for_each(|_| m.sent()); }
-            let after = counts(before.ect0 + ect0, before.ce + ce);
-            let verdict = m.counts(acked, before, present.then_some(after), sent);
-            failed |= verdict == EcnVerdict::Failed;
-            prop_assert!(!(failed && m.marks()));
-            before = after;
-        }
     }
 }

@@ -281,8 +281,7 @@ impl Session {
         let mut streams = Streams::new(&config.streams, init.greater);
         streams.set_peer_limits(init.limits);
         let paths = Paths::new(&config.paths, now, init.path, true, entropy.split("paths"));
-        let mut on_path = Vec::with_capacity(1);
-        on_path.push(Self::fresh_path(now, &config, paths.active(), config.paths.base_size));
+        let on_path = alloc::vec![Self::fresh_path(now, &config, paths.active(), config.paths.base_size)];
         Self {
             handle: init.handle,
             entity: init.entity,
@@ -497,6 +496,11 @@ impl Session {
             if now >= ping {
                 self.ping = true;
                 self.last_ping = now;
+                // It asks whether the peer lives, so a full window does not hold it back.
+                let active = self.paths.active().0;
+                if let Some(p) = self.on_path.iter_mut().find(|p| p.id == active) {
+                    p.probes = p.probes.max(1);
+                }
             }
             if now >= dead && self.state == State::Up {
                 self.state = State::Dead(now);

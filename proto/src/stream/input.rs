@@ -133,6 +133,7 @@ impl Streams {
             return Err(FRAME);
         }
         let before = (s.recv.ahead, s.recv.prepaid);
+        let received = s.recv.window.received;
         let result = match kind {
             kind::DATA => {
                 let offset = r.varint("offset")?;
@@ -178,11 +179,14 @@ impl Streams {
                 self.maybe_close(slot);
                 Ok(())
             }
-            Err(FrameError::Drop) => {
+            Err(e) => {
+                // What was charged before the frame proved bad stays charged: the books also balance
+                // while a broken association closes.
+                let after = self.table.get_mut(slot).map_or(received, |s| s.recv.window.received);
+                self.window.received += after - received;
                 self.settle(slot, before);
-                Err(FrameError::Drop)
+                Err(e)
             }
-            Err(e) => Err(e),
         }
     }
 

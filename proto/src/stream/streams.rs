@@ -292,11 +292,13 @@ impl Streams {
     }
 
     /// Asks for [`Event::Flushed`] once everything queued so far is acknowledged (fire-and-forget:
-    /// sent). `false`: no such stream. The answer is [`Event::Closed`] if the stream ends before.
+    /// sent). `false`: no such stream, or it was reset. The answer is [`Event::Closed`] if the
+    /// stream ends before.
     pub fn flush(&mut self, id: StreamId, token: u64) -> bool {
         let Some(slot) = self.table.find(id.0) else { return false };
         let Some(s) = self.table.get_mut(slot) else { return false };
-        if matches!(s.send.state, send::State::Reset(_)) {
+        // Also once the peer acknowledged the reset: what was dropped will never be flushed.
+        if matches!(s.send.state, send::State::Reset(_)) || s.send.dropped.messages > 0 {
             return false;
         }
         s.send.flushes.push_back((s.send.end, token));

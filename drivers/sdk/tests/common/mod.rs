@@ -29,6 +29,7 @@ pub async fn opened(b: &Mesh, peer: &Peer, mode: Mode) -> Result<(Stream, Stream
     tx.send(b"first").await?;
     let rx = soon("accept", b.accept_stream()).await?;
     assert_eq!(soon("first", rx.recv()).await?.as_deref(), Some(&b"first"[..]));
+    soon("flush", tx.flush()).await?;
     assert_eq!((rx.label(), rx.mode()), ("logs", mode));
     Ok((tx, rx))
 }

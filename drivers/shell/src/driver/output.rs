@@ -11,7 +11,7 @@ use super::Core;
 use crate::runtime::{Runtime, Transmit, UdpTx};
 
 /// Bytes of one batch: what fits into the largest UDP datagram of either family.
-const BATCH: usize = 65_000;
+pub(super) const BATCH: usize = 65_000;
 /// When to try again where the system does not say when.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -118,5 +118,110 @@ impl Output {
         }
         self.pending = None;
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::SocketAddr;
+    use std::sync::Mutex;
+    use std::task::Waker;
+
+    use net_proto::path::{Ecn, Path};
+
+    use super::*;
+    use crate::bell::lock;
+    use crate::runtime::UdpCaps;
+
+    /// A socket that answers as its script says, then takes everything.
+    struct Scripted {
+        answers: Mutex<Vec<io::ErrorKind>>,
+        segments: Mutex<usize>,
+        sent: Mutex<Vec<Vec<u8>>>,
+    }
+
+    impl UdpTx for Scripted {
+        fn caps(&self) -> UdpCaps {
+            let segments = *lock(&self.segments);
+            UdpCaps {
+                segments,
+                gro_segments: 1,
+                ecn: true,
+                may_fragment: false,
+                send_buffer: 0,
+                recv_buffer: 0,
+            }
+        }
+        fn local_addr(&self) -> SocketAddr {
+            SocketAddr::from(([127, 0, 0, 1], 1))
+        }
+        fn try_send(&self, t: &Transmit<'_>) -> io::Result<()> {
+            if let Some(kind) = lock(&self.answers).pop() {
+                if kind == ErrorKind::Unsupported {
+                    *lock(&self.segments) = 1;
+                }
+                return Err(kind.into());
+            }
+            let count = t.segment.map_or(1, |size| t.data.len().div_ceil(size));
+            assert!(count <= *lock(&self.segments), "a batch of {count}");
+            lock(&self.sent).extend(t.data.chunks(t.segment.unwrap_or(t.data.len())).map(<[u8]>::to_vec));
+            Ok(())
+        }
+        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    /// Sends one batch of 10 datagrams through a socket with this script; the flows that came back.
+    fn send(mut answers: Vec<io::ErrorKind>) -> (Vec<String>, Vec<Vec<u8>>) {
+        answers.reverse();
+        let socket = Arc::new(Scripted {
+            answers: Mutex::new(answers),
+            segments: Mutex::new(4),
+            sent: Mutex::default(),
+        });
+        let mut output = Output::new(vec![socket.clone()]);
+        let len = 10 * 100 - 30;
+        (0..len).for_each(|i| output.buffer[i] = (i / 100) as u8);
+        let path = Path::udp(SocketAddr::from(([127, 0, 0, 1], 2)));
+        output.pending = Some((node::Transmit { path, ecn: Ecn::Ect0, len, segment: Some(100) }, 0));
+        let mut flows = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        while output.blocked() {
+            match output.send(&mut cx, Instant::ZERO) {
+                None => flows.push("sent".into()),
+                Some(Flow::Blocked(retry)) => flows.push(format!("blocked {retry:?}")),
+                Some(_) => flows.push("?".into()),
+            }
+        }
+        let sent = std::mem::take(&mut *lock(&socket.sent));
+        (flows, sent)
+    }
+
+    fn all() -> Vec<Vec<u8>> {
+        (0..10).map(|i| vec![i; if i == 9 { 70 } else { 100 }]).collect()
+    }
+
+    #[test]
+    fn a_full_socket_keeps_what_was_not_sent() {
+        let (flows, sent) = send(vec![ErrorKind::WouldBlock, ErrorKind::ResourceBusy, ErrorKind::WouldBlock]);
+        let retry = format!("blocked {:?}", Some(Instant::ZERO + RETRY));
+        assert_eq!(flows, ["blocked None", retry.as_str(), "blocked None", "sent"]);
+        assert_eq!(sent, all(), "every datagram once, in order");
+    }
+
+    #[test]
+    fn a_socket_that_loses_its_batches_goes_on_one_by_one() {
+        let (flows, sent) = send(vec![ErrorKind::Unsupported, ErrorKind::WouldBlock]);
+        assert_eq!(flows, ["blocked None", "sent"]);
+        assert_eq!(sent, all());
+    }
+
+    #[test]
+    fn a_datagram_that_cannot_be_sent_is_dropped_and_the_next_go_on() {
+        let (flows, sent) = send(vec![ErrorKind::PermissionDenied]);
+        assert_eq!(flows, ["sent"]);
+        assert_eq!(sent, all()[4..], "the refused batch of four is lost, as on the way");
     }
 }

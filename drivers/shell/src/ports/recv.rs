@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -11,6 +9,7 @@ use net_proto::node::DownReason;
 use net_proto::stream::{Messages, Taken, charge};
 
 use crate::bell::{Inbox, lock};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::wait::Waiters;
 
 /// Why no more messages come.
@@ -131,12 +130,14 @@ impl<C> RecvPort<C> {
     /// Counts drained charge; wakes the driver if it is worth it, and leaves word for the next turn
     /// if this reader is about to wait.
     fn drained(&self, charge: u64, waits: bool) {
+        // The sum over all streams first: it may never be less than what a port will take from it.
+        let much = charge != 0 && self.inbox.drained(charge);
         let mine = if charge == 0 {
             self.unreported.load(Ordering::Acquire)
         } else {
             self.unreported.fetch_add(charge, Ordering::AcqRel) + charge
         };
-        let worth = charge != 0 && self.inbox.drained(charge) || mine >= self.quarter;
+        let worth = much || mine >= self.quarter;
         if mine == 0 || !(worth || waits) {
             return;
         }

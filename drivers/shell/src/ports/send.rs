@@ -1,14 +1,13 @@
 //! The sending side of a stream, as applications see it.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use net_proto::node::DownReason;
 use net_proto::stream::{MAX_MESSAGE, charge, frame_message};
 
 use crate::bell::{Inbox, lock};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::wait::Waiters;
 
 /// Why nothing was queued.
@@ -40,7 +39,7 @@ pub enum SendError {
 /// What the driver took out of a port.
 #[derive(Debug, Default)]
 pub struct Collected {
-    /// Framed messages; empty if there were none.
+    /// Framed messages. If there were none: empty, with the spare's memory unless the queue took it.
     pub chunk: Vec<u8>,
     /// How many.
     pub messages: u64,
@@ -201,9 +200,10 @@ impl<C> SendPort<C> {
         let mut q = lock(&self.queue);
         if q.chunk.is_empty() {
             if q.chunk.capacity() == 0 {
-                q.chunk = spare;
+                std::mem::swap(&mut q.chunk, &mut spare);
             }
-            return Collected::default();
+            // Memory that is not needed here goes back.
+            return Collected { chunk: spare, ..Collected::default() };
         }
         Collected {
             chunk: std::mem::replace(&mut q.chunk, spare),

@@ -77,14 +77,21 @@ impl UdpSocket {
         let ecn = if self.options.ecn { to_codepoint(t.ecn) } else { None };
         let batch =
             quinn_udp::Transmit { destination: t.to, ecn, contents: t.data, segment_size, src_ip: t.from };
-        match self.state.try_send(UdpSockRef::from(&self.io), &batch) {
+        loop {
+            match self.state.try_send(UdpSockRef::from(&self.io), &batch) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                other => return self.outcome(other, segment_size.is_some()),
+            }
+        }
+    }
+
+    /// What the system's answer to a send means for the caller; `batched`: it was a batch.
+    pub(super) fn outcome(&self, answer: io::Result<()>, batched: bool) -> io::Result<()> {
+        match answer {
             Ok(()) => Ok(()),
-            Err(e) if e.kind() == ErrorKind::Interrupted => self.try_send(t),
             // Some network cards refuse batches only when they meet one. A batch that is refused
             // for another reason costs no more than the batching.
-            Err(e)
-                if segment_size.is_some() && matches!(e.raw_os_error(), Some(errno::EIO | errno::EINVAL)) =>
-            {
+            Err(e) if batched && matches!(e.raw_os_error(), Some(errno::EIO | errno::EINVAL)) => {
                 if !self.gso_failed.swap(true, Ordering::Relaxed) {
                     tracing::info!(error = %e, local = %self.local, "no GSO on this socket; sending one by one");
                 }

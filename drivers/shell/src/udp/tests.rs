@@ -54,3 +54,36 @@ fn without_gso_a_batch_is_refused_and_nothing_is_sent() {
     assert_eq!(collect(&b, 1), [(Ecn::NotEct, vec![2; 50])]);
     assert!(a.caps().send_buffer > 0 && a.caps().recv_buffer > 0);
 }
+
+#[test]
+fn what_the_system_refuses_becomes_what_the_driver_knows() {
+    use std::io::{Error, ErrorKind};
+    let raw = |number| Err(Error::from_raw_os_error(number));
+    // Both numbers that network cards without working offload answer with.
+    for number in [5, 22] {
+        let (a, b) = pair("127.0.0.1:0", UdpOptions::default());
+        if a.caps().segments < 2 {
+            return; // nothing to lose on this system
+        }
+        assert_eq!(
+            a.outcome(raw(number), false).unwrap_err().raw_os_error(),
+            Some(number),
+            "one datagram's own fault"
+        );
+        assert!(a.caps().segments > 1);
+        assert_eq!(a.outcome(raw(number), true).unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(a.caps().segments, 1, "remembered");
+        let t =
+            Transmit { to: b.local_addr(), from: None, ecn: Ecn::Ce, data: &[1; 300], segment: Some(100) };
+        assert_eq!(a.try_send(&t).unwrap_err().kind(), ErrorKind::Unsupported);
+        a.try_send(&Transmit { segment: None, data: &[2; 50], ..t }).unwrap();
+        assert_eq!(collect(&b, 1), [(Ecn::Ce, vec![2; 50])], "nothing of the refused batch came");
+    }
+    #[cfg(target_os = "linux")]
+    {
+        let (a, _b) = pair("127.0.0.1:0", UdpOptions::default());
+        assert_eq!(a.outcome(raw(105), true).unwrap_err().kind(), ErrorKind::ResourceBusy, "ENOBUFS");
+        assert_eq!(a.outcome(raw(11), true).unwrap_err().kind(), ErrorKind::WouldBlock, "EAGAIN");
+        assert!(a.caps().segments > 1);
+    }
+}

@@ -6,8 +6,8 @@ use std::thread;
 
 use net_proto::stream::{MAX_MESSAGE, Messages, Mode, Taken};
 
-use super::*;
 use crate::bell::Inbox;
+use crate::ports::{End, RecvPort, SendError, SendPort};
 
 type Send = SendPort<()>;
 

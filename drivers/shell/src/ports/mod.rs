@@ -8,6 +8,3 @@ mod send;
 
 pub use recv::{End, RecvPort};
 pub use send::{Collected, SendError, SendPort};
-
-#[cfg(test)]
-mod tests;

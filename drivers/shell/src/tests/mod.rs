@@ -1,0 +1,4 @@
+//! Tests of the modules that `tests/shuttle.rs` includes too; inside them they would run there.
+
+mod bell;
+mod ports;

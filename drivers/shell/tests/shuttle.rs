@@ -1,0 +1,306 @@
+//! Ports, bell and mailboxes under shuttle: the same sources with its locks and atomics, run under
+//! many random and many adversarial schedules. A lost wake shows as a deadlock, which shuttle reports
+//! with the schedule.
+//!
+//! Shuttle's atomics are sequentially consistent: orderings that are too weak do not show here.
+#![allow(dead_code, unused_imports, unreachable_pub)] // the included modules offer more than these tests use
+
+#[path = "../src/bell.rs"]
+mod bell;
+#[path = "../src/mailbox.rs"]
+mod mailbox;
+#[path = "../src/ports/mod.rs"]
+mod ports;
+mod sync {
+    pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard};
+    pub(crate) use std::sync::PoisonError;
+}
+#[path = "../src/wait.rs"]
+mod wait;
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use bell::Inbox;
+use mailbox::Mailbox;
+use net_proto::stream::{Messages, Mode, Taken, frame_message};
+use ports::{End, RecvPort, SendError, SendPort};
+use shuttle::future::block_on;
+use shuttle::thread;
+use sync::Arc;
+
+/// Schedules tried of each kind.
+const RANDOM: usize = 3_000;
+const PCT: usize = 1_500;
+
+fn explore(test: impl Fn() + Send + Sync + Clone + 'static) {
+    shuttle::check_random(test.clone(), RANDOM);
+    // Few preemptions at the worst places: finds what uniform chance seldom does.
+    shuttle::check_pct(test, PCT, 3);
+}
+
+/// A driver: `turn` sees what rang and says when all is done; between turns it sleeps.
+fn drive<C>(inbox: &Inbox<C>, mut turn: impl FnMut(&[u32]) -> bool) {
+    let mut rung = Vec::new();
+    block_on(poll_fn(|cx| {
+        inbox.wake_up();
+        loop {
+            inbox.take_ports(&mut rung);
+            if turn(&rung) {
+                return Poll::Ready(());
+            }
+            rung.clear();
+            if inbox.sleep(cx.waker()) {
+                return Poll::Pending;
+            }
+        }
+    }));
+}
+
+/// Polls a future once, then drops it.
+fn give_up_at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    block_on(async {
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(value) => Poll::Ready(Some(value)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    })
+}
+
+fn numbers(chunk: &[u8]) -> Vec<u8> {
+    Messages::queued(chunk).map(|(_, message)| message[0]).collect()
+}
+
+fn taken(first: u64, messages: &[u8]) -> Taken {
+    let mut chunk = Vec::new();
+    messages.iter().for_each(|n| frame_message(&mut chunk, &[*n]));
+    Taken { chunk, first, mode: Mode::Reliable }
+}
+
+#[test]
+fn a_sleeping_driver_hears_every_ring() {
+    explore(|| {
+        let inbox = Arc::new(Inbox::<u8>::new(1));
+        let ringers = (0..2u32).map(|id| {
+            let inbox = inbox.clone();
+            thread::spawn(move || {
+                inbox.port(id);
+                inbox.control(id as u8);
+            })
+        });
+        let ringers: Vec<_> = ringers.collect();
+        let (mut ports, mut calls) = (0, 0);
+        drive(&inbox, |rung| {
+            ports += rung.len();
+            while inbox.take_control().is_some() {
+                calls += 1;
+            }
+            (ports, calls) == (2, 2)
+        });
+        ringers.into_iter().for_each(|ringer| ringer.join().unwrap());
+    });
+}
+
+/// The driver's side of a port with credit for one message at a time, until `done`.
+fn collect_until(inbox: &Inbox<()>, port: &SendPort<()>, done: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    let (mut got, mut limit) = (Vec::new(), 64);
+    drive(inbox, |rung| {
+        for _ in rung {
+            let collected = port.collect(Vec::new());
+            got.extend(numbers(&collected.chunk));
+            limit += 64 * collected.messages;
+            port.raise(limit);
+        }
+        done(&got)
+    });
+    got
+}
+
+#[test]
+fn senders_with_little_credit_lose_nothing_and_none_waits_for_ever() {
+    explore(|| {
+        let inbox = Arc::new(Inbox::<()>::new(1));
+        let port = Arc::new(SendPort::new(0, inbox.clone(), 64, 100));
+        let senders = [[1u8, 2], [11, 12]].map(|messages| {
+            let port = port.clone();
+            thread::spawn(move || {
+                for n in messages {
+                    block_on(port.send(&[[n]])).unwrap();
+                }
+            })
+        });
+        let got = collect_until(&inbox, &port, |got| got.len() == 4);
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        for own in [[1, 2], [11, 12]] {
+            assert!(got.iter().filter(|n| own.contains(n)).eq(&own), "in order for each sender: {got:?}");
+        }
+        assert_eq!(port.admitted(), 64 * 4);
+    });
+}
+
+#[test]
+fn a_sender_that_gives_up_queues_nothing_and_holds_nobody_up() {
+    explore(|| {
+        let inbox = Arc::new(Inbox::<()>::new(1));
+        let port = Arc::new(SendPort::new(0, inbox.clone(), 64, 100));
+        port.try_send(&[[0]]).unwrap();
+        let quitter = {
+            let port = port.clone();
+            thread::spawn(move || give_up_at_once(port.send(&[[1u8]])).is_some())
+        };
+        let sender = {
+            let port = port.clone();
+            thread::spawn(move || block_on(port.send(&[[2u8]])).unwrap())
+        };
+        let mut got = collect_until(&inbox, &port, |got| got.contains(&2));
+        let admitted = quitter.join().unwrap();
+        sender.join().unwrap();
+        got.extend(numbers(&port.collect(Vec::new()).chunk));
+        assert_eq!(got.iter().filter(|n| **n == 1).count(), usize::from(admitted), "{got:?}");
+        assert_eq!(got.len(), 2 + usize::from(admitted), "{got:?}");
+    });
+}
+
+#[test]
+fn closing_wakes_every_sender_and_keeps_what_was_admitted() {
+    explore(|| {
+        let inbox = Arc::new(Inbox::<()>::new(1));
+        let port = Arc::new(SendPort::new(0, inbox, 64, 100));
+        let senders = [1u8, 2, 3].map(|n| {
+            let port = port.clone();
+            thread::spawn(move || block_on(port.send(&[[n]])))
+        });
+        port.close(SendError::Closed);
+        let sum = port.collect(Vec::new()).messages;
+        let admitted = senders.into_iter().filter_map(|s| s.join().unwrap().ok()).count();
+        assert_eq!(sum, admitted as u64, "what was admitted is there after the close");
+    });
+}
+
+#[test]
+fn readers_get_every_message_once_and_the_end() {
+    explore(|| {
+        let inbox = Arc::new(Inbox::<()>::new(1 << 20));
+        let port = Arc::new(RecvPort::new(0, inbox, 1 << 20));
+        let readers = [(); 2].map(|()| {
+            let port = port.clone();
+            thread::spawn(move || {
+                let mut got = Vec::new();
+                while let Some(message) = block_on(port.recv()).unwrap() {
+                    got.push(message[0]);
+                }
+                got
+            })
+        });
+        port.push(taken(0, &[0, 1]));
+        port.wake();
+        port.push(taken(2, &[2]));
+        port.wake();
+        port.end(End::Finished);
+        let mut got: Vec<u8> = readers.into_iter().flat_map(|reader| reader.join().unwrap()).collect();
+        got.sort_unstable();
+        assert_eq!(got, [0, 1, 2]);
+        assert_eq!(port.consumed(), 3 * 64);
+    });
+}
+
+#[test]
+fn a_reader_that_gives_up_takes_nothing_with_it() {
+    explore(|| {
+        let inbox = Arc::new(Inbox::<()>::new(1 << 20));
+        let port = Arc::new(RecvPort::new(0, inbox, 1 << 20));
+        let quitter = {
+            let port = port.clone();
+            thread::spawn(move || give_up_at_once(port.recv()).map(|got| got.unwrap().unwrap()[0]))
+        };
+        let reader = {
+            let port = port.clone();
+            thread::spawn(move || block_on(port.recv()).unwrap().unwrap()[0])
+        };
+        port.push(taken(0, &[7]));
+        port.wake();
+        // If the quitter got the first one, the reader waits for the second.
+        port.push(taken(1, &[8]));
+        port.wake();
+        let mut got: Vec<u8> = quitter.join().unwrap().into_iter().chain([reader.join().unwrap()]).collect();
+        got.extend(port.try_recv().map(|message| message[0]));
+        got.sort_unstable();
+        assert_eq!(got, [7, 8]);
+    });
+}
+
+#[test]
+fn drained_credit_reaches_a_sleeping_driver() {
+    explore(|| {
+        // A window of four messages: each one that is drained is a quarter, worth a ring.
+        let inbox = Arc::new(Inbox::<()>::new(1 << 20));
+        let port = Arc::new(RecvPort::new(0, inbox.clone(), 4 * 64));
+        port.push(taken(0, &[0, 1, 2]));
+        let reader = {
+            let port = port.clone();
+            thread::spawn(move || {
+                for _ in 0..3 {
+                    block_on(port.recv()).unwrap();
+                }
+            })
+        };
+        let mut credit = 0;
+        drive(&inbox, |rung| {
+            rung.iter().for_each(|_| credit += port.consumed());
+            credit == 3 * 64
+        });
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn a_mailbox_hands_each_item_to_one_taker() {
+    explore(|| {
+        let mailbox = Arc::new(Mailbox::new(4));
+        let takers = [(); 2].map(|()| {
+            let mailbox = mailbox.clone();
+            thread::spawn(move || block_on(mailbox.take(|_| true, || false)))
+        });
+        let quitter = {
+            let mailbox = mailbox.clone();
+            thread::spawn(move || give_up_at_once(mailbox.take(|_| true, || false)).flatten())
+        };
+        for n in 0..3 {
+            mailbox.push(n).unwrap();
+        }
+        let mut got: Vec<i32> = takers.into_iter().filter_map(|taker| taker.join().unwrap()).collect();
+        got.extend(quitter.join().unwrap());
+        mailbox.close();
+        while let Some(n) = block_on(mailbox.take(|_| true, || false)) {
+            got.push(n);
+        }
+        got.sort_unstable();
+        assert_eq!(got, [0, 1, 2]);
+    });
+}
+
+#[test]
+fn the_waker_of_a_future_that_moves_to_another_task_is_renewed() {
+    explore(|| {
+        let inbox = Arc::new(Inbox::<()>::new(1 << 20));
+        let port = Arc::new(RecvPort::new(0, inbox, 1 << 20));
+        let reader = {
+            let port = port.clone();
+            thread::spawn(move || {
+                let mut future = Box::pin(port.recv());
+                let early = future.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
+                match early {
+                    Poll::Ready(got) => got,
+                    Poll::Pending => block_on(future),
+                }
+            })
+        };
+        port.push(taken(0, &[9]));
+        port.wake();
+        assert_eq!(reader.join().unwrap().unwrap().unwrap()[..], [9]);
+    });
+}
