@@ -94,9 +94,14 @@ impl Receiver {
         self.manifest.entries()
     }
 
+    /// Whether the sender said everything, and was told what came of it.
+    pub const fn over(&self) -> bool {
+        matches!(self.stage, Stage::Over)
+    }
+
     /// Whether every entry is there.
     pub fn complete(&self) -> bool {
-        matches!(self.stage, Stage::Over) && self.done.iter().all(|done| *done)
+        self.over() && self.done.iter().all(|done| *done)
     }
 
     /// Takes in a message; `reply` and `see` are called with what follows from it.

@@ -123,6 +123,8 @@ impl Server {
             let message = match handle.block_on(stream.recv()) {
                 Ok(Some(message)) => message,
                 Ok(None) => break Some(receiver.complete()),
+                // The sender has all it needs; its goodbye may overtake the end of the stream.
+                Err(_) if receiver.over() => break Some(receiver.complete()),
                 Err(error) => {
                     receiver.interrupt();
                     watch.clear();
