@@ -610,3 +610,25 @@ fn a_message_larger_than_the_first_window_arrives() {
         assert!(net.got(1) == sent, "{len}: {} arrived", net.got(1).len());
     }
 }
+
+#[test]
+fn a_flush_after_finish_waits_for_the_end_to_arrive() {
+    let mut net = Net::new(2);
+    net.dial(0, 1, 1);
+    net.run(Duration::from_secs(1));
+    let peer = net.peer(0, 1);
+    let stream = net.open(0, peer, "s", Mode::Reliable);
+    net.send(0, peer, stream, &messages(3, 10));
+    net.run(Duration::from_secs(1));
+    // All data is acknowledged; only the end is under way when the wire is cut.
+    net.fault = Box::new(|_, _, _| vec![]);
+    net.command(0, Command::Finish { peer, stream });
+    net.command(0, Command::Flush { id: 5, peer, stream });
+    net.run(Duration::from_secs(1));
+    let flushed = |net: &Net| net.events[0].contains(&Event::Flushed { id: 5 });
+    assert!(!flushed(&net));
+    net.fault = Box::new(|_, _, _| vec![MS * 5]);
+    net.run(Duration::from_secs(3));
+    assert!(flushed(&net));
+    assert!(net.events[1].iter().any(|e| matches!(e, Event::Finished { .. })));
+}
