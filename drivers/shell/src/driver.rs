@@ -629,13 +629,14 @@ impl Driver {
             }
             return;
         }
+        // First the end, so that the flush covers it: `Ok` means that the peer knows it.
+        if finish {
+            self.core.command(now, Command::Finish { peer, stream: id });
+        }
         if let Some(reply) = reply {
             let number = self.hub.number();
             self.flushes.insert(number, Flushing { key: stream.key, reply: Some(reply) });
             self.core.command(now, Command::Flush { id: number, peer, stream: id });
-        }
-        if finish {
-            self.core.command(now, Command::Finish { peer, stream: id });
         }
     }
 

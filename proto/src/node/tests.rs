@@ -53,6 +53,15 @@ impl Net {
         Self::with((0..count).map(|n| config(n, 1)).collect())
     }
 
+    /// Two nodes that are connected, and node 0's handle to the other.
+    fn joined() -> (Self, Peer) {
+        let mut net = Self::new(2);
+        net.dial(0, 1, 1);
+        net.run(Duration::from_secs(1));
+        let peer = net.peer(0, 1);
+        (net, peer)
+    }
+
     fn with(configs: Vec<Config>) -> Self {
         let now = Instant::from_nanos(1_000_000_000);
         let count = configs.len();
@@ -339,10 +348,7 @@ fn reliable_streams_deliver_everything_at_heavy_loss() {
 
 #[test]
 fn closing_tells_the_peer_and_leaves_nothing() {
-    let mut net = Net::new(2);
-    net.dial(0, 1, 1);
-    net.run(Duration::from_secs(1));
-    let peer = net.peer(0, 1);
+    let (mut net, peer) = Net::joined();
     net.command(0, Command::Disconnect { peer, code: 42 });
     net.run(Duration::from_secs(2));
     let reason = |n: usize| {
@@ -365,10 +371,7 @@ fn closing_tells_the_peer_and_leaves_nothing() {
 
 #[test]
 fn a_restarted_peer_is_a_new_association_and_losses_are_reported() {
-    let mut net = Net::new(2);
-    net.dial(0, 1, 1);
-    net.run(Duration::from_secs(1));
-    let peer = net.peer(0, 1);
+    let (mut net, peer) = Net::joined();
     let stream = net.open(0, peer, "s", Mode::Reliable);
     net.run(Duration::from_secs(1));
     // Node 1 dies and comes back; what is sent meanwhile is lost, and said to be.
@@ -386,10 +389,7 @@ fn a_restarted_peer_is_a_new_association_and_losses_are_reported() {
 
 #[test]
 fn a_dead_peer_is_given_up_after_its_time() {
-    let mut net = Net::new(2);
-    net.dial(0, 1, 1);
-    net.run(Duration::from_secs(1));
-    let peer = net.peer(0, 1);
+    let (mut net, peer) = Net::joined();
     let stream = net.open(0, peer, "s", Mode::Reliable);
     net.run(Duration::from_secs(1));
     net.fault = Box::new(|_, _, _| vec![]);
@@ -404,10 +404,7 @@ fn a_dead_peer_is_given_up_after_its_time() {
 
 #[test]
 fn a_cut_of_ten_seconds_is_survived() {
-    let mut net = Net::new(2);
-    net.dial(0, 1, 1);
-    net.run(Duration::from_secs(1));
-    let peer = net.peer(0, 1);
+    let (mut net, peer) = Net::joined();
     let stream = net.open(0, peer, "s", Mode::Reliable);
     net.run(Duration::from_secs(1));
     net.fault = Box::new(|_, _, _| vec![]);
@@ -547,10 +544,7 @@ fn what_was_recorded_replays() {
 
 #[test]
 fn a_dead_peer_is_found_again_where_the_caller_says() {
-    let mut net = Net::new(2);
-    net.dial(0, 1, 1);
-    net.run(Duration::from_secs(1));
-    let peer = net.peer(0, 1);
+    let (mut net, peer) = Net::joined();
     let stream = net.open(0, peer, "s", Mode::Reliable);
     net.send(0, peer, stream, &messages(5, 10));
     net.run(Duration::from_secs(1));
@@ -609,4 +603,23 @@ fn a_message_larger_than_the_first_window_arrives() {
         net.run(Duration::from_secs(20));
         assert!(net.got(1) == sent, "{len}: {} arrived", net.got(1).len());
     }
+}
+
+#[test]
+fn a_flush_after_finish_waits_for_the_end_to_arrive() {
+    let (mut net, peer) = Net::joined();
+    let stream = net.open(0, peer, "s", Mode::Reliable);
+    net.send(0, peer, stream, &messages(3, 10));
+    net.run(Duration::from_secs(1));
+    // All data is acknowledged; only the end is under way when the wire is cut.
+    net.fault = Box::new(|_, _, _| vec![]);
+    net.command(0, Command::Finish { peer, stream });
+    net.command(0, Command::Flush { id: 5, peer, stream });
+    net.run(Duration::from_secs(1));
+    let flushed = |net: &Net| net.events[0].contains(&Event::Flushed { id: 5 });
+    assert!(!flushed(&net));
+    net.fault = Box::new(|_, _, _| vec![MS * 5]);
+    net.run(Duration::from_secs(3));
+    assert!(flushed(&net));
+    assert!(net.events[1].iter().any(|e| matches!(e, Event::Finished { .. })));
 }

@@ -84,36 +84,39 @@ impl Session {
 
     /// A challenge or response, on its own path, padded to the base size where the budget allows.
     fn transmit_path_frame(&mut self, now: Instant, buf: &mut [u8]) -> Option<Batch> {
-        let (path, what) = self.paths.poll_frame()?;
-        let mut w = Writer::new(buf.get_mut(HEADER..)?);
-        let mut records = Records::new();
-        match what {
-            PathFrame::Challenge(data) => {
-                w.u8(frame::PATH_CHALLENGE).ok()?;
-                w.put(&data).ok()?;
+        // What the budget of an unvalidated path does not allow is dropped; its timer asks again.
+        while let Some((path, what)) = self.paths.poll_frame() {
+            let mut w = Writer::new(buf.get_mut(HEADER..)?);
+            let mut records = Records::new();
+            match what {
+                PathFrame::Challenge(data) => {
+                    w.u8(frame::PATH_CHALLENGE).ok()?;
+                    w.put(&data).ok()?;
+                }
+                PathFrame::Response(data) => {
+                    w.u8(frame::PATH_RESPONSE).ok()?;
+                    w.put(&data).ok()?;
+                }
+                PathFrame::Migrate(number) => {
+                    w.u8(frame::MIGRATE).ok()?;
+                    w.varint(number).ok()?;
+                    let _ = records.push(Record::Migrate(number));
+                }
             }
-            PathFrame::Response(data) => {
-                w.u8(frame::PATH_RESPONSE).ok()?;
-                w.put(&data).ok()?;
+            let mut frames = w.used();
+            let base = usize::from(self.config.paths.base_size).min(buf.len());
+            if self.paths.may_send(path, base) {
+                buf.get_mut(HEADER + frames..base - TAG)?.fill(frame::PADDING);
+                frames = base - OVERHEAD;
+            } else if !self.paths.may_send(path, frames + OVERHEAD) {
+                continue;
             }
-            PathFrame::Migrate(number) => {
-                w.u8(frame::MIGRATE).ok()?;
-                w.varint(number).ok()?;
-                let _ = records.push(Record::Migrate(number));
-            }
+            self.ensure_path(now, path);
+            let filled = Filled { frames, ack_eliciting: true, records };
+            let len = self.seal(now, path, buf, filled, None, Ecn::NotEct)?;
+            return Some(Batch { path: self.paths.get(path)?.path, ecn: Ecn::NotEct, len, segment: None });
         }
-        let mut frames = w.used();
-        let base = usize::from(self.config.paths.base_size).min(buf.len());
-        if self.paths.may_send(path, base) {
-            buf.get_mut(HEADER + frames..base - TAG)?.fill(frame::PADDING);
-            frames = base - OVERHEAD;
-        } else if !self.paths.may_send(path, frames + OVERHEAD) {
-            return None;
-        }
-        self.ensure_path(now, path);
-        let filled = Filled { frames, ack_eliciting: true, records };
-        let len = self.seal(now, path, buf, filled, None, Ecn::NotEct)?;
-        Some(Batch { path: self.paths.get(path)?.path, ecn: Ecn::NotEct, len, segment: None })
+        None
     }
 
     /// A PING padded to a size that is to be tried. Its loss says nothing about congestion.

@@ -206,7 +206,8 @@ impl Streams {
         Ok(())
     }
 
-    /// No more messages will be queued. `false`: there is no such sending direction.
+    /// No more messages will be queued; a flush from now on waits for the end to be acknowledged too.
+    /// `false`: there is no such sending direction.
     pub fn finish(&mut self, id: StreamId) -> bool {
         let Some(slot) = self.table.find(id.0) else { return false };
         let Some(s) = self.table.get_mut(slot) else { return false };
@@ -567,6 +568,9 @@ impl Streams {
                 self.wake(slot);
             }
         }
+        if matches!(frame, SentFrame::Fin(_) | SentFrame::Data { .. }) {
+            self.progress(slot);
+        }
         self.maybe_close(slot);
     }
 
@@ -574,7 +578,8 @@ impl Streams {
     pub(super) fn progress(&mut self, slot: u32) {
         let Some(s) = self.table.get_mut(slot) else { return };
         while let Some((end, token)) = s.send.flushes.front().copied() {
-            if end > s.send.acked_to {
+            // The end of the stream is part of what is flushed once it was asked for.
+            if end > s.send.acked_to || s.send.state == send::State::Finishing {
                 break;
             }
             s.send.flushes.pop_front();
