@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::api::{DialFailure, DialId, DialRefused, DialRequest, Event, MAX_PATHS};
 use super::cookie;
 use super::job::{Fault, JobDone, Outcome as Done, Work};
-use super::keys::{MAC, MeshKeys, equal, mac16, prologue};
+use super::keys::{MAC, MeshKeys, equal, mac1 as make_mac1, mac16, prologue};
 use super::machine::{Handshakes, Held, Out, Owner, count};
 use super::noise::Seed;
 use super::wire::{
@@ -239,7 +239,7 @@ impl Handshakes {
                 dial.message.clear();
                 dial.message.extend_from_slice(&header1(dial.major, dial.request.local_index));
                 dial.message.extend_from_slice(&noise);
-                dial.mac1 = mac16(&dial.mac1_key, &[&dial.message]);
+                dial.mac1 = make_mac1(&dial.mac1_key, &dial.message);
                 dial.message.extend_from_slice(&dial.mac1);
                 dial.noise = done.noise;
                 dial.stage = Stage::Waiting;
@@ -322,7 +322,7 @@ impl Handshakes {
         let Some((id, dial)) = id.and_then(|id| Some((id, self.dials.get_mut(&id)?))) else {
             return count(&mut self.drops.unexpected);
         };
-        if !equal(&mac16(&dial.mesh.own_mac1, &[body]), mac1) {
+        if !equal(&make_mac1(&dial.mesh.own_mac1, body), mac1) {
             return count(&mut self.drops.mac1);
         }
         if data.get(1) != Some(&dial.major) || !matches!(dial.stage, Stage::Waiting) {

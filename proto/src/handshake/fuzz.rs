@@ -3,7 +3,7 @@
 use alloc::vec;
 
 use super::api::{Answer, Config, DialRequest, Event};
-use super::keys::{MAC, mac16};
+use super::keys::{MAC, mac1};
 use super::machine::Handshakes;
 use super::wire::{Hello, MACS, Welcome};
 use crate::codec::check_canonical;
@@ -39,7 +39,7 @@ pub fn fuzz(data: &[u8]) {
     if let (Some(at), Some(key)) = (data.len().checked_sub(MACS), m.meshes.first().map(|mesh| mesh.own_mac1))
     {
         let mut member = data.to_vec();
-        let mac = mac16(&key, &[&data[..at]]);
+        let mac = mac1(&key, &data[..at]);
         member[at..at + MAC].copy_from_slice(&mac);
         m.handle_datagram(start, &path, &member);
         assert!(drain(&mut m, start) <= data.len(), "more bytes than the question had");

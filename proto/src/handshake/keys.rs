@@ -38,6 +38,16 @@ pub fn mac16(key: &[u8], parts: &[&[u8]]) -> [u8; MAC] {
     mac.finalize().into_bytes().into()
 }
 
+/// What mac1 covers, hashed once. With several mesh keys only the short MAC over it is made for each.
+pub fn mac1_hash(body: &[u8]) -> [u8; 32] {
+    *blake3::hash(body).as_bytes()
+}
+
+/// mac1 over `body`: BLAKE2s-128 keyed with `key` over the BLAKE3 hash of `body`.
+pub fn mac1(key: &[u8; 32], body: &[u8]) -> [u8; MAC] {
+    mac16(key, &[&mac1_hash(body)])
+}
+
 /// Whether two MACs are equal, in time that does not depend on where they differ.
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0u8, |all, (x, y)| core::hint::black_box(all | (x ^ y))) == 0

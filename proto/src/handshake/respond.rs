@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::api::{Answer, Event, HalfOpenId};
 use super::job::{Fault, JobDone, Outcome as Done, Work};
-use super::keys::{MAC, MeshKeys, equal, mac16, prologue};
+use super::keys::{MAC, MeshKeys, equal, mac1 as make_mac1, mac1_hash, mac16, prologue};
 use super::machine::{Handshakes, Held, Out, Owner, count};
 use super::noise::Seed;
 use super::wire::{
@@ -75,7 +75,8 @@ impl Handshakes {
     /// A datagram of type 1. Nothing here costs more than a few MACs.
     pub(super) fn message1(&mut self, path: &Path, data: &[u8]) {
         let Some((body, mac1, mac2)) = macs(data) else { return count(&mut self.drops.malformed) };
-        let found = self.meshes.iter().find(|mesh| equal(&mac16(&mesh.own_mac1, &[body]), mac1));
+        let hash = mac1_hash(body);
+        let found = self.meshes.iter().find(|mesh| equal(&mac16(&mesh.own_mac1, &[&hash]), mac1));
         let Some(mesh) = found else { return count(&mut self.drops.mac1) };
         let major = data.get(1).copied().unwrap_or(0);
         let ours = self.config.versions;
@@ -198,7 +199,7 @@ impl Handshakes {
                 message.extend_from_slice(&noise);
                 let Some(hello) = &half.hello else { return };
                 let (peer, incarnation) = (hello.entity, hello.incarnation);
-                let mac1 = mac16(&half.mesh.mac1(&peer), &[&message]);
+                let mac1 = make_mac1(&half.mesh.mac1(&peer), &message);
                 message.extend_from_slice(&mac1);
                 // Initiators demand no cookies.
                 message.extend_from_slice(&[0; MAC]);

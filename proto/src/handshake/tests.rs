@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::api::*;
 use super::job::Work;
-use super::keys::{MeshKeys, mac16, prologue};
+use super::keys::{MeshKeys, mac1, prologue};
 use super::noise::{Noise, Seed};
 use super::wire::*;
 use super::{Handshakes, Job, JobDone};
@@ -264,7 +264,7 @@ fn no_changed_byte_below_a_valid_mac_does_anything() {
 
 fn remac(message: &mut [u8], key: &[u8; 32]) {
     let at = message.len() - 32;
-    let mac = mac16(key, &[&message[..at]]);
+    let mac = mac1(key, &message[..at]);
     message[at..at + 16].copy_from_slice(&mac);
 }
 
