@@ -4,6 +4,9 @@
 //! (one, or several composed by `planes!`) sees the lanes, the application sees everything else.
 //! `docs/LANES.md` has the wire form.
 
+#[cfg(test)]
+mod tests;
+
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -545,7 +548,9 @@ impl<P: Plane> Host<P> {
         }
         if self.up.remove(&peer) {
             let why = match reason {
-                DownReason::ClosedHere(_) | DownReason::ClosedByPeer(_) | DownReason::Shutdown => Gone::Closed,
+                DownReason::ClosedHere(_) | DownReason::ClosedByPeer(_) | DownReason::Shutdown => {
+                    Gone::Closed
+                }
                 DownReason::Unreachable => Gone::Unreachable,
                 DownReason::Restarted => Gone::Restarted,
                 DownReason::Violation(_) => Gone::Violation,

@@ -13,8 +13,6 @@ mod associate;
 pub mod boot;
 mod config;
 mod host;
-#[cfg(test)]
-mod host_tests;
 mod index;
 mod lives;
 mod stats;
