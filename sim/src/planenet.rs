@@ -5,7 +5,7 @@
 //! (seed, domain, link, n-th message), never from a shared stream, so that leaving one fault out does
 //! not change the others.
 
-use net_proto::lane::{Effects, Ended, Gone, In, Job, JobDone, Lane, LaneSpec, Plane, forge};
+use net_proto::lane::{Effects, Ended, Gone, In, Job, JobDone, Lane, LaneSpec, MAX_HEAD, Plane, forge};
 use net_proto::session::Peer;
 use net_proto::storage::{StoreError, StoreOp, StoreResult, Stored, Ticket};
 use net_proto::stream::{Mode, charge};
@@ -176,7 +176,7 @@ impl Effects for Fx<'_> {
     fn open(&mut self, peer: Peer, spec: &LaneSpec<'_>) -> Option<Lane> {
         let w = &mut *self.world;
         let other = peer.slot() as usize;
-        if w.link(self.node, other) != (peer.generation(), true) || spec.head.len() > 256 {
+        if w.link(self.node, other) != (peer.generation(), true) || spec.head.len() > MAX_HEAD {
             return None;
         }
         if (0..w.lanes.len()).filter(|i| w.alive(*i)).count() >= w.config.lanes {

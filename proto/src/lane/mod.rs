@@ -22,6 +22,9 @@ use thiserror::Error;
 pub use crate::handshake::{Job, JobDone};
 pub use compose::{QUANTUM, Scoped, TICKET_BITS, owner, turn_from};
 
+/// Longest head of a lane, in bytes. It travels in the label, where a byte takes up to two.
+pub const MAX_HEAD: usize = 127;
+
 /// A generation-checked handle to a lane, unique within its core. The kind is a part of it, so that
 /// everything that happens on a lane finds its plane without a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -32,7 +35,6 @@ pub struct Lane {
 }
 
 impl Lane {
-    #[cfg_attr(not(any(test, feature = "testing")), expect(dead_code, reason = "for the session's adapter"))]
     pub(crate) const fn new(slot: u32, generation: u32, kind: u8) -> Self {
         Self { slot, generation, kind }
     }
@@ -62,7 +64,7 @@ pub struct LaneSpec<'a> {
     pub mode: Mode,
     /// Its share of the link against other lanes, 1 to 255; 16 is usual.
     pub priority: u8,
-    /// What the other side's plane reads in [`In::Opened`], at most 256 bytes.
+    /// What the other side's plane reads in [`In::Opened`], at most [`MAX_HEAD`] bytes.
     pub head: &'a [u8],
 }
 
@@ -168,11 +170,12 @@ pub trait Effects {
     /// Opens a lane; `None` if the peer is gone or there are too many.
     fn open(&mut self, peer: Peer, spec: &LaneSpec<'_>) -> Option<Lane>;
     /// Room for a message of up to `len` bytes. `None`: wait for [`In::Writable`], or, if the turn's
-    /// share is used up, for the next `drain`; or the lane is gone. A second `reserve` forgets the first.
+    /// share is used up, for the next `drain`; or the lane is gone. A message longer than the peer
+    /// takes never gets room. A second `reserve` forgets the first.
     fn reserve(&mut self, lane: Lane, len: usize) -> Option<&mut [u8]>;
     /// Sends the first `used` bytes of the room. Answers the message's number on this lane.
     fn commit(&mut self, lane: Lane, used: usize) -> u64;
-    /// Ends a lane after what was committed.
+    /// Ends a lane after what was committed. No message and no [`In::Closed`] of it follows.
     fn close(&mut self, lane: Lane, why: u16);
     /// Starts a storage operation; [`In::Stored`] follows.
     fn store(&mut self, ticket: Ticket, op: StoreOp);

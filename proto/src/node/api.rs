@@ -72,7 +72,7 @@ pub enum Command {
         id: u64,
         /// To whom.
         peer: Peer,
-        /// Its label, at most [`MAX_LABEL`] bytes.
+        /// Its label, at most [`MAX_LABEL`] bytes, not beginning with [`RESERVED`](super::RESERVED).
         label: String,
         /// What it promises.
         mode: Mode,
@@ -345,6 +345,9 @@ pub enum StreamError {
     /// The label is too long.
     #[error("the label has {0} bytes, at most {MAX_LABEL} are allowed")]
     LabelTooLong(usize),
+    /// The label begins with a zero byte, or the number has the highest bit: both belong to lanes.
+    #[error("labels that begin with a zero byte, and numbers with the highest bit, are reserved for lanes")]
+    Reserved,
 }
 
 impl From<stream::OpenError> for StreamError {

@@ -12,6 +12,7 @@ mod api;
 mod associate;
 pub mod boot;
 mod config;
+mod host;
 mod index;
 mod lives;
 mod stats;
@@ -26,6 +27,7 @@ pub use api::{
     Violation,
 };
 pub use config::{AcceptPolicy, Config, ConfigError};
+pub use host::{Host, MAX_LANES, OWN_ID};
 pub use stats::{Drops, NodeStats};
 pub use trace::{Output, Step};
 
@@ -50,6 +52,8 @@ use lives::Lives;
 
 /// Ended associations that are remembered.
 const LIVES: usize = 4096;
+/// Labels that begin with this are lanes; applications cannot open them.
+pub const RESERVED: char = '\0';
 
 struct Slot {
     generation: u32,
@@ -210,6 +214,7 @@ impl Node {
             }
             Command::Open { id, peer, label, mode, priority } => {
                 let answer = match self.session_mut(peer) {
+                    _ if label.starts_with(RESERVED) => Err(StreamError::Reserved),
                     None => Err(StreamError::Gone),
                     Some(session) => session.streams.open(&label, mode, priority).map_err(StreamError::from),
                 };
