@@ -13,7 +13,8 @@ macro_rules! on_every_runtime {
     ($($case:ident)*) => {
         #[cfg(feature = "tokio")]
         mod on_tokio {
-            $(            async fn $case() -> net_sdk::Result<()> {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() -> net_sdk::Result<()> {
                 super::$case("tokio").await
             })*
         }
@@ -165,6 +166,7 @@ async fn a_node_on_smol_and_a_node_on_tokio_talk() -> Result<()> {
     let (tx, rx) = opened(&b, &peer, Reliable).await?;
     rx.send(b"back").await?;
     assert_eq!(soon("back", tx.recv()).await?.as_deref(), Some(&b"back"[..]));
+    soon("flush", rx.flush()).await?;
     assert_eq!(soon("shutdown", a.shutdown()).await.lost.messages, 0);
     assert_eq!(soon("shutdown", b.shutdown()).await.lost.messages, 0);
     Ok(())
