@@ -67,29 +67,48 @@ fn report(wrong: &[String]) {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// The names of the crates that `cargo tree` lists, without those for tests.
+fn dependencies(of: &[&str]) -> Vec<String> {
+    let run = |extra: &[&str]| {
+        Command::new(env!("CARGO"))
+            .current_dir(net_tests::root())
+            .args(["tree", "-e", "normal", "--prefix", "none", "--locked", "-p"])
+            .args(of)
+            .args(extra)
+            .output()
+            .expect("cargo runs")
+    };
+    let mut out = run(&["--offline"]);
+    if !out.status.success() {
+        out = run(&[]);
+    }
+    assert!(out.status.success(), "cargo tree: {}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8(out.stdout).expect("text");
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
 #[test]
 fn dependencies_cannot_reach_the_world() {
     for features in [&["--all-features"][..], &["--no-default-features"], &[]] {
-        let tree = ["tree", "-p", "net-proto", "-e", "normal", "--prefix", "none", "--locked"];
-        let run = |extra: &[&str]| {
-            Command::new(env!("CARGO"))
-                .current_dir(net_tests::root())
-                .args(tree)
-                .args(features)
-                .args(extra)
-                .output()
-                .expect("cargo runs")
-        };
-        let mut out = run(&["--offline"]);
-        if !out.status.success() {
-            out = run(&[]);
-        }
-        assert!(out.status.success(), "cargo tree: {}", String::from_utf8_lossy(&out.stderr));
-        let text = String::from_utf8(out.stdout).expect("text");
-        let names: Vec<_> = text.lines().filter_map(|line| line.split(' ').next()).collect();
-        assert!(names.contains(&"snow") && names.contains(&"blake3"), "not our tree:\n{text}");
+        let names = dependencies(&[&["net-proto"], features].concat());
+        let has = |name: &str| names.iter().any(|n| n == name);
+        assert!(has("snow") && has("blake3"), "not our tree: {names:?}");
         for banned in BANNED_CRATES {
-            assert!(!names.contains(banned), "net-proto depends on {banned} with {features:?}");
+            assert!(!has(banned), "net-proto depends on {banned} with {features:?}");
+        }
+    }
+}
+
+/// Whoever chose smol does not get a second reactor.
+#[test]
+fn smol_pulls_in_no_tokio() {
+    let sdk = ["net-sdk", "--no-default-features", "--features=smol"];
+    for of in [&["net-smol"][..], &sdk] {
+        let names = dependencies(of);
+        let has = |name: &str| names.iter().any(|n| n == name);
+        assert!(has("net-smol") && has("async-io"), "not our tree: {names:?}");
+        for banned in ["net-tokio", "tokio", "tokio-util", "mio"] {
+            assert!(!has(banned), "{of:?} depends on {banned}");
         }
     }
 }

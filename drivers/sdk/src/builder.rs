@@ -93,7 +93,8 @@ impl MeshBuilder {
         self
     }
 
-    /// Runs on this runtime. Without it: the one that [`MeshBuilder::start`] is called in.
+    /// Runs on this runtime. Without it: the one that [`MeshBuilder::start`] is called in, or smol
+    /// if that feature is on and nothing else is running.
     pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
         self.runtime = Some(runtime);
         self

@@ -35,6 +35,10 @@ pub use net_proto::session::aead::Cipher;
 pub use net_proto::stream::StreamStats;
 pub use net_proto::stream::{MAX_MESSAGE, Mode, Mode::FireAndForget, Mode::Reliable, Mode::Unordered};
 pub use net_shell::runtime::Runtime;
+#[cfg(feature = "smol")]
+pub use net_smol::Smol;
+#[cfg(feature = "tokio")]
+pub use net_tokio::Tokio;
 pub use peer::{Peer, StreamOptions};
 pub use stream::Stream;
 

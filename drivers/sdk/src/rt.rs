@@ -2,7 +2,8 @@
 //! every runtime and in the simulator.
 //!
 //! Inside tasks that [`spawn`] started or under [`enter`], the functions use that runtime; else a
-//! running tokio, if the feature is on. Elsewhere get the runtime from [`crate::Mesh::rt`].
+//! running tokio, if the feature is on; else smol, if that feature is on. Elsewhere get the runtime
+//! from [`crate::Mesh::rt`].
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -22,13 +23,15 @@ pub fn current() -> Option<Arc<dyn Runtime>> {
     CURRENT.with_borrow(Clone::clone).or_else(detect)
 }
 
-#[cfg(feature = "tokio")]
 fn detect() -> Option<Arc<dyn Runtime>> {
-    Some(Arc::new(net_tokio::Tokio::current().ok()?))
-}
-
-#[cfg(not(feature = "tokio"))]
-fn detect() -> Option<Arc<dyn Runtime>> {
+    #[cfg(feature = "tokio")]
+    if let Ok(tokio) = net_tokio::Tokio::current() {
+        return Some(Arc::new(tokio));
+    }
+    // Smol needs no entering: its executor is global.
+    #[cfg(feature = "smol")]
+    return Some(Arc::new(net_smol::Smol::new()));
+    #[cfg(not(feature = "smol"))]
     None
 }
 

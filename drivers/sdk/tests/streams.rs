@@ -1,14 +1,47 @@
-//! Two nodes over loopback on tokio.
-#![cfg(feature = "tokio")]
+//! Two nodes over loopback. Every case runs on every runtime.
 
 mod common;
 
-use common::{opened, pair, soon};
-use net_sdk::{Error, FireAndForget, Mesh, Reliable, Result, Unordered, rt};
+use common::{fresh, opened, pair, soon};
+use net_sdk::{Error, FireAndForget, Mesh, Reliable, Result, Runtime, Unordered, rt};
+use net_smol::Smol;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_messages_in_the_reliable_modes() -> Result<()> {
+/// Makes a test of each case on each runtime. The case gets the name of the runtime.
+macro_rules! on_every_runtime {
+    ($($case:ident)*) => {
+        #[cfg(feature = "tokio")]
+        mod on_tokio {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() -> net_sdk::Result<()> {
+                super::$case("tokio").await
+            })*
+        }
+
+        mod on_smol {
+            $(#[test]
+            fn $case() -> net_sdk::Result<()> {
+                smol::block_on(net_sdk::rt::enter(super::smol_runtime(), super::$case("smol")))
+            })*
+        }
+    };
+}
+
+on_every_runtime! {
+    ten_thousand_messages_in_the_reliable_modes
+    ten_thousand_messages_fire_and_forget
+    a_thousand_echoes_cost_about_two_datagrams_each
+    a_node_comes_back_with_its_identity_and_the_other_side_learns_that_it_was_gone
+    mistakes_are_told
+    tasks_run_on_the_runtime_that_was_asked_for
+}
+
+fn smol_runtime() -> Arc<dyn Runtime> {
+    Arc::new(Smol::new())
+}
+
+async fn ten_thousand_messages_in_the_reliable_modes(_on: &str) -> Result<()> {
     let (a, b, peer) = pair().await?;
     for mode in [Reliable, Unordered] {
         let (tx, rx) = opened(&b, &peer, mode).await?;
@@ -40,8 +73,7 @@ async fn ten_thousand_messages_in_the_reliable_modes() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_messages_fire_and_forget() -> Result<()> {
+async fn ten_thousand_messages_fire_and_forget(_on: &str) -> Result<()> {
     let (a, b, peer) = pair().await?;
     let (tx, rx) = opened(&b, &peer, FireAndForget).await?;
     let sender = rt::spawn(async move {
@@ -60,8 +92,7 @@ async fn ten_thousand_messages_fire_and_forget() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_echoes_cost_about_two_datagrams_each() -> Result<()> {
+async fn a_thousand_echoes_cost_about_two_datagrams_each(_on: &str) -> Result<()> {
     let (a, b, peer) = pair().await?;
     let (tx, rx) = opened(&b, &peer, Reliable).await?;
     let echo = rt::spawn(async move {
@@ -84,10 +115,10 @@ async fn a_thousand_echoes_cost_about_two_datagrams_each() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_comes_back_with_its_identity_and_the_other_side_learns_that_it_was_gone() -> Result<()> {
-    let dir = std::env::temp_dir().join(format!("net-sdk-restart-{}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&dir);
+async fn a_node_comes_back_with_its_identity_and_the_other_side_learns_that_it_was_gone(
+    on: &str,
+) -> Result<()> {
+    let dir = fresh(&format!("restart-{on}"));
     let b = Mesh::builder().bind("127.0.0.1:0").dir(&dir).start().await?;
     let a = Mesh::builder().bind("127.0.0.1:0").join(&b.invite()).start().await?;
     let peer = soon("connect", a.connect(b.ticket())).await?;
@@ -108,12 +139,43 @@ async fn a_node_comes_back_with_its_identity_and_the_other_side_learns_that_it_w
     Ok(())
 }
 
-#[tokio::test]
-async fn mistakes_are_told() {
+async fn mistakes_are_told(_on: &str) -> Result<()> {
     assert!(matches!(Mesh::builder().bind("nowhere").start().await, Err(Error::BadAddress(_))));
-    let a = Mesh::builder().bind("127.0.0.1:0").start().await.unwrap();
+    let a = Mesh::builder().bind("127.0.0.1:0").start().await?;
     assert!(matches!(a.connect("nt1abc").await, Err(Error::Identity(_))));
     a.shutdown().await;
     assert!(matches!(a.accept_peer().await, Err(Error::Shutdown)));
     assert!(matches!(a.stats().await, Err(Error::Shutdown)));
+    Ok(())
+}
+
+async fn tasks_run_on_the_runtime_that_was_asked_for(on: &str) -> Result<()> {
+    let name = || std::thread::current().name().unwrap_or_default().to_owned();
+    let name = soon("task", rt::spawn(async move { name() })).await.unwrap();
+    assert!(name.starts_with(on), "a task on {on} ran on the thread {name}");
+    Ok(())
+}
+
+/// The builder's choice goes before the runtime that is running.
+#[cfg(feature = "tokio")]
+#[tokio::test]
+async fn a_node_on_smol_and_a_node_on_tokio_talk() -> Result<()> {
+    let b = Mesh::builder().bind("127.0.0.1:0").runtime(smol_runtime()).start().await?;
+    let a = Mesh::builder().bind("127.0.0.1:0").join(&b.invite()).start().await?;
+    let peer = soon("connect", a.connect(b.ticket())).await?;
+    let (tx, rx) = opened(&b, &peer, Reliable).await?;
+    rx.send(b"back").await?;
+    assert_eq!(soon("back", tx.recv()).await?.as_deref(), Some(&b"back"[..]));
+    soon("flush", rx.flush()).await?;
+    assert_eq!(soon("shutdown", a.shutdown()).await.lost.messages, 0);
+    assert_eq!(soon("shutdown", b.shutdown()).await.lost.messages, 0);
+    Ok(())
+}
+
+/// Where no tokio runs, smol needs neither naming nor entering.
+#[cfg(feature = "smol")]
+#[test]
+fn smol_is_what_runs_when_nothing_else_does() -> Result<()> {
+    smol::block_on(tasks_run_on_the_runtime_that_was_asked_for("smol"))?;
+    smol::block_on(mistakes_are_told("smol"))
 }
