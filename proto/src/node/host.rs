@@ -439,10 +439,10 @@ impl<P: Plane> Host<P> {
             | Command::Finish { peer, stream }
             | Command::Reset { peer, stream, .. }
             | Command::Stop { peer, stream, .. }
-            | Command::Consumed { peer, stream, .. } => {
-                if self.lanes.by_stream.contains_key(&(*peer, *stream)) {
-                    *stream = NOWHERE;
-                }
+            | Command::Consumed { peer, stream, .. }
+                if self.lanes.by_stream.contains_key(&(*peer, *stream)) =>
+            {
+                *stream = NOWHERE;
             }
             _ => {}
         }
