@@ -47,11 +47,15 @@ struct Associated {
     incarnation: Incarnation,
     life: u64,
     path: Path,
+    /// Whether the peer answered something that was sent there.
+    validated: bool,
 }
 
 struct Answered {
     secrets: Secrets,
     remote_index: u32,
+    /// Where message 2 went.
+    path: Path,
 }
 
 /// What message 1 says about the association, packed into one number.
@@ -209,9 +213,9 @@ impl Node {
                         self.forget_half_open(id);
                     }
                 }
-                Handshake::Responded { id, secrets, remote_index, .. } => {
+                Handshake::Responded { id, secrets, remote_index, path, .. } => {
                     if let Some(half) = self.half_open.get_mut(&id) {
-                        half.answered = Some(Answered { secrets, remote_index });
+                        half.answered = Some(Answered { secrets, remote_index, path });
                     }
                 }
                 Handshake::Expired { id, .. } => self.forget_half_open(id),
@@ -230,7 +234,7 @@ impl Node {
                     let epoch = NewEpoch { secrets, local_index, remote_index, initiated: true };
                     self.completed(
                         now,
-                        Associated { peer, incarnation, life: association >> 1, path },
+                        Associated { peer, incarnation, life: association >> 1, path, validated: true },
                         &limits,
                         epoch,
                     );
@@ -334,8 +338,10 @@ impl Node {
             return None;
         }
         let HalfOpen { peer, incarnation, life, limits, .. } = half;
-        // The path of this packet: message 1 may have been somebody's copy, this one proves itself.
-        self.begin(now, Associated { peer, incarnation, life, path }, limits, epoch)
+        // The path of this packet: message 1 may have been somebody's copy. That the peer is there is
+        // proven only if message 2 went there; otherwise it is challenged first.
+        let validated = path == answered.path;
+        self.begin(now, Associated { peer, incarnation, life, path, validated }, limits, epoch)
     }
 
     /// Message 2 opened: this side has keys.
@@ -403,7 +409,7 @@ impl Node {
 
     /// A new association; ends the one that it replaces.
     fn begin(&mut self, now: Instant, with: Associated, limits: Limits, epoch: NewEpoch) -> Option<u32> {
-        let Associated { peer, incarnation, life, path } = with;
+        let Associated { peer, incarnation, life, path, validated } = with;
         if let Some(old) = self.by_entity.get(&peer).copied() {
             self.end(old, DownReason::Restarted);
         }
@@ -426,6 +432,7 @@ impl Node {
             life,
             limits,
             path,
+            validated,
         };
         let initiated = epoch.initiated;
         self.indices.retarget(epoch.local_index, Target::Session(slot));

@@ -623,3 +623,26 @@ fn a_flush_after_finish_waits_for_the_end_to_arrive() {
     assert!(flushed(&net));
     assert!(net.events[1].iter().any(|e| matches!(e, Event::Finished { .. })));
 }
+
+#[test]
+fn a_first_packet_from_elsewhere_is_challenged_before_it_is_believed() {
+    let mut net = Net::new(2);
+    net.dial(0, 1, 1);
+    // Message 1 and message 2 pass; then node 0's packets come from another address, where nobody hears.
+    while net.nodes[0].peers().count() == 0 {
+        assert!(net.step(net.now + Duration::from_secs(1)));
+    }
+    let elsewhere = "10.0.66.6:6".parse().unwrap();
+    net.wire.values_mut().filter(|(to, ..)| *to == 1).for_each(|(_, from, ..)| *from = elsewhere);
+    net.run(MS * 50);
+    let peer = net.peer(1, 0);
+    let stream = net.open(1, peer, "s", Mode::Reliable);
+    let heard: u64 = net.nodes[1].peer_stats(peer).unwrap().bytes_received;
+    let before = net.nodes[1].stats().bytes_sent;
+    net.send(1, peer, stream, &messages(1_000, 1_000));
+    net.addrs[0] = elsewhere;
+    net.fault = Box::new(|_, from, _| if from == 0 { vec![] } else { vec![MS * 5] });
+    net.run(MS * 200);
+    let sent = net.nodes[1].stats().bytes_sent - before;
+    assert!(sent <= heard, "{sent} bytes to an address that sent {heard}");
+}

@@ -19,6 +19,9 @@ pub const MAX_EPOCHS: usize = 4;
 /// Two epochs made within this time come from crossing dials; both ends then prefer the same one.
 const CROSSING: Duration = Duration::from_secs(5);
 
+/// How much longer than it may send a key receives.
+const LATE: Duration = Duration::from_secs(30);
+
 /// When keys must be renewed, and when they are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyLimits {
@@ -162,6 +165,10 @@ impl Epochs {
     ) -> Result<(), Forged> {
         let at = self.list.iter().position(|e| e.local_index == index).ok_or(Forged)?;
         let epoch = &mut self.list[at];
+        // The peer stopped sending under this key; whoever still does has stolen it.
+        if now.since(epoch.born) > self.limits.refuse_after + LATE {
+            return Err(Forged);
+        }
         let end = packet.len().checked_sub(TAG).filter(|end| *end >= HEADER).ok_or(Forged)?;
         let (head, rest) = packet.split_at_mut(HEADER);
         let (payload, tag) = rest.split_at_mut(end - HEADER);

@@ -177,6 +177,8 @@ pub struct SessionInit {
     pub limits: Limits,
     /// The path of the handshake.
     pub path: Path,
+    /// Whether the peer is proven to be there: it answered something that was sent there.
+    pub validated: bool,
 }
 
 /// What a session tells its node.
@@ -280,7 +282,7 @@ impl Session {
     pub fn new(now: Instant, config: Arc<Config>, init: SessionInit, mut entropy: Entropy) -> Self {
         let mut streams = Streams::new(&config.streams, init.greater);
         streams.set_peer_limits(init.limits);
-        let paths = Paths::new(&config.paths, now, init.path, true, entropy.split("paths"));
+        let paths = Paths::new(&config.paths, now, init.path, init.validated, entropy.split("paths"));
         let on_path = alloc::vec![Self::fresh_path(now, &config, paths.active(), config.paths.base_size)];
         Self {
             handle: init.handle,
