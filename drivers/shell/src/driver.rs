@@ -432,6 +432,8 @@ impl Driver {
 
     fn disconnected(&mut self, peer: Peer, reason: DownReason, lost: Lost) {
         let Some(shared) = self.peers.remove(&peer) else { return };
+        // Before its streams end: who learns of the end from one of them finds the peer gone too.
+        shared.set_down(reason);
         let mut lost = lost;
         let streams: Vec<_> =
             self.streams.iter().flatten().filter(|stream| stream.peer.peer == peer).cloned().collect();
@@ -444,7 +446,6 @@ impl Driver {
             self.fail_flushes(stream.key, SendError::Disconnected(reason));
             self.remove(&stream);
         }
-        shared.set_down(reason);
         self.hub.gone(peer);
         tracing::info!(peer = ?shared.entity, %reason, "disconnected");
         self.hub.tell(&Notice::Disconnected(shared, reason, lost));
