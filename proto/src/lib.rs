@@ -15,11 +15,27 @@ extern crate std;
 #[cfg(test)]
 extern crate self as net_proto;
 
+/// Whether a bug was planted here. Never, but in builds for testing the tests.
+#[cfg(feature = "planted")]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::planted::is($crate::planted::Bug::$bug)
+    };
+}
+#[cfg(not(feature = "planted"))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
 // ground
 pub mod bounded;
 pub mod codec;
 pub mod entropy;
 pub mod identity;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod storage;
 pub mod time;
 pub mod timers;

@@ -52,7 +52,7 @@ impl Ctx<'_> {
 
     /// Messages that arrived on a stream; `None` when there are no more.
     pub fn take(&mut self, peer: Peer, stream: StreamId, spare: Vec<u8>) -> Option<Taken> {
-        self.world.node_mut(self.me)?.take(peer, stream, spare)
+        self.world.take(self.me, peer, stream, spare)
     }
 
     /// A chunk that the node no longer needs, for reuse.
@@ -78,6 +78,11 @@ impl Ctx<'_> {
     /// Where a node can be reached now.
     pub fn path_to(&self, node: u32) -> Path {
         self.world.path_to(node)
+    }
+
+    /// Lets checkers and the timeline know something: `hop`, say, and of which message.
+    pub fn note(&mut self, what: &str, value: u64) {
+        self.world.note(self.me, what, value);
     }
 
     /// Reports a broken promise; the run ends with it.

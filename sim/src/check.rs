@@ -1,10 +1,65 @@
-//! Running a test over many seeds, and saying how to repeat the one that failed.
+//! Running a test over many seeds; saying how to repeat the run that failed, making it small, and
+//! leaving behind what explains it.
 //!
-//! `NET_SIM_SEED` runs one seed; `NET_SIM_RUNS` says how many otherwise.
+//! | Variable | Meaning |
+//! |---|---|
+//! | `NET_SIM_SEED` | this seed only |
+//! | `NET_SIM_RUNS` | so many seeds |
+//! | `NET_SIM_TIME` | how long the faults of a run go on ([`Sim::time`]), as `90s` |
+//! | `NET_SIM_REPLAY` | the plan in this file, instead of one that the seed draws |
+//! | `NET_SIM_SHRINK` | `1`: a failing plan is made small |
+//! | `NET_SIM_DIR` | where failures are written; `target/net-sim` otherwise |
+//! | `NET_SIM_TABLE` | `1`: print which faults met which states, and which marks were reached |
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::any::Any;
+use std::cell::RefCell;
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
+use net_proto::time::Duration;
+
+use crate::artefact::{Record, pcap, timeline};
+use crate::marks;
+use crate::plan::{self, Plan, Swarm};
+use crate::shrink::{class, shrink};
 use crate::world::{Failure, World, WorldConfig};
+
+/// Runs that shrinking takes at most.
+const SHRINK_RUNS: u32 = 2_000;
+
+/// What a run is given, and what it tells.
+#[derive(Default)]
+struct Run {
+    given: Option<Plan>,
+    used: Option<Plan>,
+    record: Option<Rc<RefCell<Record>>>,
+}
+
+thread_local! {
+    static RUN: RefCell<Run> = RefCell::default();
+}
+
+/// The record that the next world fills, if one is wanted. A test's last world is the one that counts.
+pub(crate) fn record() -> Option<Rc<RefCell<Record>>> {
+    let record = RUN.with_borrow(|run| run.record.clone())?;
+    {
+        let mut r = record.borrow_mut();
+        let (every, window, most) = (r.every, r.window.clone(), r.most);
+        *r = Record { every, window, most, ..Record::default() };
+    }
+    Some(record)
+}
+
+/// Runs `f`; the worlds that it makes fill `record`.
+pub fn recorded<T>(record: Rc<RefCell<Record>>, f: impl FnOnce() -> T) -> T {
+    RUN.with_borrow_mut(|run| run.record = Some(record));
+    let out = catch_unwind(AssertUnwindSafe(f));
+    RUN.with_borrow_mut(|run| run.record = None);
+    out.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
 
 /// One run of a test.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +87,34 @@ impl Sim {
     pub fn world(&self) -> World {
         World::new(self.config())
     }
+
+    /// The faults of this run: those that the seed draws from `swarm`, or those that are replayed or
+    /// tried while shrinking. A test that asks here, and makes as many nodes as the plan says, shrinks.
+    pub fn plan(&self, swarm: &Swarm) -> Plan {
+        self.plan_or(|| Plan::random(self.seed, swarm))
+    }
+
+    /// The same for a test that makes its plan itself.
+    pub fn plan_or(&self, make: impl FnOnce() -> Plan) -> Plan {
+        let plan = RUN.with_borrow(|run| run.given.clone()).unwrap_or_else(make);
+        RUN.with_borrow_mut(|run| run.used = Some(plan.clone()));
+        plan
+    }
+
+    /// How long the faults of a run go on: `NET_SIM_TIME`, or `default`.
+    ///
+    /// # Panics
+    ///
+    /// If `NET_SIM_TIME` is not a time.
+    pub fn time(&self, default: Duration) -> Duration {
+        let Ok(text) = std::env::var("NET_SIM_TIME") else { return default };
+        plan::time(&text).unwrap_or_else(|error| panic!("NET_SIM_TIME: {error}"))
+    }
+
+    /// Each of these marks ([`sometimes!`](crate::sometimes)) must be reached in some run of the suite.
+    pub fn require(&self, marks: &[&'static str]) {
+        marks::require(marks);
+    }
 }
 
 fn variable(name: &str) -> Option<u64> {
@@ -51,37 +134,155 @@ pub fn runs(default: u64) -> u64 {
     variable("NET_SIM_RUNS").unwrap_or(default)
 }
 
-/// Runs `test` once per seed, `default_runs` seeds unless the environment says otherwise. A failure
-/// or a panic prints one line that repeats it, and fails the test.
-///
-/// # Panics
-///
-/// If a run fails.
-pub fn check(name: &str, default_runs: u64, test: impl Fn(Sim) -> Result<(), Failure>) {
-    let seeds = match variable("NET_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..runs(default_runs),
-    };
-    for seed in seeds {
-        match catch_unwind(AssertUnwindSafe(|| test(Sim::new(seed)))) {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => {
-                eprintln!("{}", replay_line(name, seed));
-                panic!("{name}, seed {seed}: {failure}");
-            }
-            Err(panic) => {
-                eprintln!("{}", replay_line(name, seed));
-                resume_unwind(panic);
-            }
+/// Runs `test` once; a panic is a failure too.
+fn once(test: &impl Fn(Sim) -> Result<(), Failure>, seed: u64, given: Option<Plan>) -> Option<Failure> {
+    RUN.with_borrow_mut(|run| (run.given, run.used) = (given, None));
+    let outcome = catch_unwind(AssertUnwindSafe(|| test(Sim::new(seed))));
+    RUN.with_borrow_mut(|run| run.given = None);
+    match outcome {
+        Ok(result) => result.err(),
+        Err(panic) => {
+            let what = format!("panicked: {}", words(panic.as_ref()));
+            Some(Failure { at: Duration::ZERO, node: None, what })
         }
     }
 }
 
-/// The command that repeats a run.
-fn replay_line(name: &str, seed: u64) -> String {
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
+}
+
+/// Runs `test` once per seed, `default_runs` seeds unless the environment says otherwise. A failure
+/// or a panic prints one line that repeats it, leaves a folder that explains it, and fails the test.
+///
+/// # Panics
+///
+/// If a run fails, or a required mark was never reached.
+pub fn check(name: &str, default_runs: u64, test: impl Fn(Sim) -> Result<(), Failure>) {
+    marks::take();
+    if let Ok(file) = std::env::var("NET_SIM_REPLAY") {
+        let plan = Plan::load(&file).unwrap_or_else(|error| panic!("NET_SIM_REPLAY: {error}"));
+        if let Some(failure) = once(&test, plan.seed, Some(plan.clone())) {
+            explain(name, plan.seed, Some(plan), &failure, &test);
+        }
+        return;
+    }
+    let single = variable("NET_SIM_SEED");
+    let seeds = single.map_or_else(|| 0..runs(default_runs), |seed| seed..seed + 1);
+    for seed in seeds {
+        if let Some(failure) = once(&test, seed, None) {
+            let plan = RUN.with_borrow(|run| run.used.clone());
+            explain(name, seed, plan, &failure, &test);
+        }
+    }
+    let marks = marks::take();
+    if variable("NET_SIM_TABLE").is_some_and(|n| n > 0) {
+        eprintln!("{name}\n{}", marks.table());
+    }
+    let missing = marks.missing();
+    // One seed need not reach everything.
+    assert!(single.is_some() || missing.is_empty(), "{name}: never reached: {missing:?}\n{}", marks.table());
+}
+
+/// Replays the plan of a committed fixture: the run must hold now.
+///
+/// # Panics
+///
+/// If the plan cannot be read or the run fails.
+pub fn replay(name: &str, plan: &Plan, test: impl Fn(Sim) -> Result<(), Failure>) {
+    if let Some(failure) = once(&test, plan.seed, Some(plan.clone())) {
+        explain(name, plan.seed, Some(plan.clone()), &failure, &test);
+    }
+}
+
+/// Writes everything about a failed run, prints how to repeat it, and fails the test.
+fn explain(
+    name: &str,
+    seed: u64,
+    mut plan: Option<Plan>,
+    failure: &Failure,
+    test: &impl Fn(Sim) -> Result<(), Failure>,
+) -> ! {
+    let dir = directory().join(name).join(format!("seed-{seed}"));
+    let mut last = failure.clone();
+    let mut notes = vec![format!("{name}, seed {seed}: {failure}"), replay_line(name, seed)];
+    let mut files: Vec<(&str, Vec<u8>)> = Vec::new();
+    if let Some(run) = &plan {
+        files.push(("run.plan", run.to_string().into_bytes()));
+    }
+    if let (true, Some(run)) = (variable("NET_SIM_SHRINK").is_some_and(|n| n > 0), &plan)
+        && let Some(shrunk) = shrink(run, SHRINK_RUNS, |p| once(test, p.seed, Some(p.clone())))
+    {
+        notes.push(format!(
+            "shrunk in {} runs: {} faults to {}, {} nodes to {}; repeat with: NET_SIM_REPLAY={} {}",
+            shrunk.runs,
+            run.faults.len(),
+            shrunk.plan.faults.len(),
+            run.nodes,
+            shrunk.plan.nodes,
+            dir.join("min.plan").display(),
+            command(name)
+        ));
+        files.push(("min.plan", shrunk.plan.to_string().into_bytes()));
+        last = shrunk.failure;
+        plan = Some(shrunk.plan);
+    }
+    // Again, with a record: a run that is deterministic fails in the same way.
+    let shared = Rc::new(RefCell::new(Record::default()));
+    let again = recorded(shared.clone(), || once(test, seed, plan.clone()));
+    let record = shared.take();
+    if again.as_ref().map(|f| class(&f.what)) != Some(class(&last.what)) {
+        notes.push(format!("NOT DETERMINISTIC: the second run ended with {again:?}"));
+    }
+    let options = timeline::Options {
+        title: format!("{name}, seed {seed}"),
+        failure: Some(last.to_string()),
+        nodes: Vec::new(),
+    };
+    let mut capture = Vec::new();
+    if pcap::write(&mut capture, &record).is_ok() {
+        files.push(("run.pcap", capture));
+    }
+    files.push(("timeline.txt", timeline::text(&record, &options).into_bytes()));
+    files.push(("timeline.html", timeline::html(&record, &options).into_bytes()));
+    files.push(("trace.txt", record.points_text().into_bytes()));
+    files.push(("failure.txt", notes.join("\n").into_bytes()));
+    match write(&dir, &files) {
+        Ok(()) => notes.push(format!("see {}", dir.display())),
+        Err(error) => notes.push(format!("nothing written to {}: {error}", dir.display())),
+    }
+    for note in &notes[1..] {
+        eprintln!("{note}");
+    }
+    panic!("{}", notes[0]);
+}
+
+fn write(dir: &Path, files: &[(&str, Vec<u8>)]) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    files.iter().try_for_each(|(name, bytes)| fs::write(dir.join(name), bytes))
+}
+
+/// Where failures are written.
+pub fn directory() -> PathBuf {
+    if let Ok(dir) = std::env::var("NET_SIM_DIR") {
+        return dir.into();
+    }
+    // A test lies in target/<profile>/deps, a program in target/<profile>.
+    let exe = std::env::current_exe().unwrap_or_default();
+    let profile = exe.ancestors().find(|a| a.ends_with("debug") || a.ends_with("release"));
+    profile.and_then(Path::parent).map_or_else(|| "target".into(), Path::to_path_buf).join("net-sim")
+}
+
+fn command(name: &str) -> String {
     let package = std::env::var("CARGO_PKG_NAME").unwrap_or_else(|_| "net-sim".into());
     let release = if cfg!(debug_assertions) { "" } else { " --release" };
-    format!("repeat with: NET_SIM_SEED={seed} cargo test{release} -p {package} {name}")
+    format!("cargo test{release} -p {package} {name}")
+}
+
+/// The command that repeats a run.
+fn replay_line(name: &str, seed: u64) -> String {
+    format!("repeat with: NET_SIM_SEED={seed} {}", command(name))
 }
 
 /// Turns a broken expectation of a test into a failure of the run.
@@ -93,13 +294,54 @@ pub fn ensure(world: &World, holds: bool, what: impl FnOnce() -> String) -> Resu
 mod tests {
     use super::*;
 
+    fn message(f: impl FnOnce()) -> String {
+        words(catch_unwind(AssertUnwindSafe(f)).unwrap_err().as_ref())
+    }
+
     #[test]
     fn a_failing_seed_is_named() {
-        let result = catch_unwind(|| {
+        let text = message(|| {
             check("planted", 5, |s| ensure(&s.world(), s.seed() != 3, || "three is bad".into()));
         });
-        let text = *result.unwrap_err().downcast::<String>().unwrap();
         assert!(text.contains("seed 3") && text.contains("three is bad"), "{text}");
         assert!(replay_line("planted", 3).contains("NET_SIM_SEED=3"));
+        let told = fs::read_to_string(directory().join("planted/seed-3/failure.txt")).unwrap();
+        assert!(told.contains("three is bad") && told.contains("NET_SIM_SEED=3"), "{told}");
+    }
+
+    #[test]
+    fn a_panic_is_a_failure_with_its_words() {
+        let text = message(|| check("panicking", 1, |_| panic!("by design")));
+        assert!(text.contains("by design"), "{text}");
+    }
+
+    #[test]
+    fn a_required_mark_that_is_never_reached_fails_the_suite() {
+        let suite = |reached: u64| {
+            message(|| {
+                check("marked", 4, |s| {
+                    s.require(&["the rare thing"]);
+                    crate::sometimes!("the rare thing", s.seed() == reached);
+                    Ok(())
+                });
+                panic!("passed");
+            })
+        };
+        assert_eq!(suite(2), "passed");
+        assert!(suite(9).contains("never reached: [\"the rare thing\"]"));
+    }
+
+    #[test]
+    fn what_is_not_deterministic_is_told() {
+        let calls = std::cell::Cell::new(0);
+        let text = message(|| {
+            check("undecided", 1, |s| {
+                calls.set(calls.get() + 1);
+                ensure(&s.world(), calls.get() > 1, || "only once".into())
+            });
+        });
+        assert!(text.contains("only once"));
+        let told = fs::read_to_string(directory().join("undecided/seed-0/failure.txt")).unwrap();
+        assert!(told.contains("NOT DETERMINISTIC"), "{told}");
     }
 }

@@ -19,9 +19,10 @@ use net_proto::time::{Duration, Instant, WallClock};
 use net_shell::runtime::{
     Batch, Bound, BoxFuture, Runtime, Slot, Timer, Transmit, UdpCaps, UdpOptions, UdpRx, UdpTx,
 };
-use net_shell::storage::Disk;
 
+use crate::disk::Disk;
 use crate::keyed::{Domain, bytes32};
+use crate::plan::DiskFault;
 
 /// Datagrams in one batch, sent or received.
 const BATCH: usize = 64;
@@ -86,8 +87,18 @@ struct State {
     works: VecDeque<Work>,
     draws: BTreeMap<u32, u64>,
     disks: BTreeMap<(u32, PathBuf), Disk>,
+    /// Faults of disks that last, for disks that are opened later.
+    disk_faults: BTreeMap<(u32, usize), DiskFault>,
+    /// How far clocks jumped.
+    shifts: BTreeMap<u32, u64>,
     overflow: u64,
     failure: Option<(Option<u32>, String)>,
+}
+
+impl State {
+    fn shift(&self, host: u32) -> u64 {
+        self.shifts.get(&host).copied().unwrap_or(0)
+    }
 }
 
 /// The executor of one world.
@@ -245,7 +256,50 @@ impl Exec {
         let mut state = self.state();
         state.sockets.retain(|_, socket| socket.host != host);
         state.outbox.retain(|out| out.place != host);
-        state.disks.iter().filter(|((h, _), _)| *h == host).for_each(|(_, disk)| disk.crash(|| false));
+        state.disks.iter().filter(|((h, _), _)| *h == host).for_each(|(_, disk)| disk.crash());
+    }
+
+    /// A disk of a host.
+    pub(crate) fn disk(&self, host: u32, dir: &Path) -> Disk {
+        let mut state = self.state();
+        let State { disks, disk_faults, .. } = &mut *state;
+        let entry = disks.entry((host, dir.to_path_buf()));
+        let disk = entry.or_insert_with_key(|(_, dir)| {
+            let name = dir.to_string_lossy();
+            let disk = Disk::new(self.seed, crate::null::fold(u64::from(host), name.as_bytes()));
+            let faults = disk_faults.iter().filter(|((h, _), _)| *h == host);
+            faults.for_each(|((_, number), fault)| disk.worsen(*number, fault));
+            disk
+        });
+        disk.clone()
+    }
+
+    /// Makes the disks of a host worse.
+    pub(crate) fn worsen_disks(&self, host: u32, number: usize, fault: &DiskFault) {
+        let mut state = self.state();
+        // Rot happens at one instant, to what is there then.
+        if *fault != DiskFault::Rot {
+            state.disk_faults.insert((host, number), fault.clone());
+        }
+        let of = state.disks.iter().filter(|((h, _), _)| *h == host);
+        of.for_each(|(_, disk)| disk.worsen(number, fault));
+    }
+
+    /// Ends a fault of disks.
+    pub(crate) fn mend_disks(&self, host: u32, number: usize) {
+        let mut state = self.state();
+        state.disk_faults.remove(&(host, number));
+        state.disks.iter().filter(|((h, _), _)| *h == host).for_each(|(_, disk)| disk.mend(number));
+    }
+
+    /// A host's clock jumps ahead. All timers look at their clocks again.
+    pub(crate) fn shift_clock(&self, host: u32, by: u64) {
+        let timers = {
+            let mut state = self.state();
+            *state.shifts.entry(host).or_default() += by;
+            std::mem::take(&mut state.timers)
+        };
+        timers.into_values().for_each(Waker::wake);
     }
 
     fn draw(&self, host: u32) -> [u8; 32] {
@@ -266,8 +320,12 @@ pub(crate) struct HostRuntime {
 }
 
 impl HostRuntime {
-    fn world_time(&self, at: Instant) -> u64 {
-        at.as_nanos().saturating_sub(self.clock_offset)
+    fn same(&self) -> Self {
+        Self { exec: self.exec.clone(), host: self.host, ip: self.ip, clock_offset: self.clock_offset }
+    }
+
+    fn world_time(&self, at: Instant, state: &State) -> u64 {
+        at.as_nanos().saturating_sub(self.clock_offset + state.shift(self.host))
     }
 }
 
@@ -301,9 +359,7 @@ impl Runtime for HostRuntime {
     fn timer(&self) -> Box<dyn Timer> {
         let mut state = self.exec.state();
         state.next_timer += 1;
-        let runtime =
-            Self { exec: self.exec.clone(), host: self.host, ip: self.ip, clock_offset: self.clock_offset };
-        Box::new(HostTimer { runtime, id: state.next_timer, at: None })
+        Box::new(HostTimer { runtime: self.same(), id: state.next_timer, at: None })
     }
 
     fn spawn(&self, name: &'static str, task: BoxFuture) {
@@ -316,13 +372,14 @@ impl Runtime for HostRuntime {
     }
 
     fn storage(&self, dir: &Path) -> io::Result<Box<dyn Storage>> {
-        let mut state = self.exec.state();
-        let disk = state.disks.entry((self.host, dir.to_path_buf())).or_default();
-        Ok(Box::new(disk.open()))
+        let disk = self.exec.disk(self.host, dir);
+        let clock = self.same();
+        Ok(Box::new(disk.open(move || clock.now(), self.timer())))
     }
 
     fn now(&self) -> Instant {
-        Instant::from_nanos(self.exec.state().now + self.clock_offset)
+        let state = self.exec.state();
+        Instant::from_nanos(state.now + self.clock_offset + state.shift(self.host))
     }
 
     fn wall(&self) -> WallClock {
@@ -428,7 +485,7 @@ impl Timer for HostTimer {
         let mut state = exec.state();
         self.clear(&mut state);
         let Some(at) = at else { return Poll::Pending };
-        let at = self.runtime.world_time(at);
+        let at = self.runtime.world_time(at, &state);
         if at <= state.now {
             return Poll::Ready(());
         }

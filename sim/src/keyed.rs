@@ -30,6 +30,8 @@ pub enum Domain {
     Sample,
     Plan,
     Clock,
+    Nat,
+    Disk,
 }
 
 /// Mixes 64 bits so that every input bit changes every output bit with probability one half.

@@ -9,14 +9,23 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod artefact;
 pub mod check;
+pub mod checkers;
+mod clock;
+pub mod disk;
 mod exec;
 mod guard;
 pub mod keyed;
+pub mod marks;
+pub mod nat;
 pub mod net;
 pub mod null;
 pub mod pair;
+pub mod plan;
 pub mod planenet;
+pub mod scenario;
+pub mod shrink;
 pub mod topology;
 pub mod trace;
 pub mod traffic;
@@ -24,5 +33,8 @@ pub mod world;
 
 pub use app::{App, Ctx};
 pub use check::{Sim, check, ensure};
+pub use checkers::Checker;
 pub use net::{Burst, Fate, LinkConfig};
+pub use plan::{Core, Fault, Plan, Swarm};
+pub use topology::Topology;
 pub use world::{Failure, World, WorldConfig};

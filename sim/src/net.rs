@@ -64,6 +64,8 @@ pub struct LinkConfig {
     pub mark_above: Option<u64>,
     /// Nothing passes.
     pub cut: bool,
+    /// Nothing comes out before this world time, in nanoseconds; then all that was held does.
+    pub clogged_until: u64,
 }
 
 impl Default for LinkConfig {
@@ -87,6 +89,7 @@ impl Default for LinkConfig {
             queue: u64::MAX,
             mark_above: None,
             cut: false,
+            clogged_until: 0,
         }
     }
 }
@@ -297,7 +300,7 @@ impl Link {
             _ => None,
         };
         // Jitter alone keeps order, as a queue does; only a datagram chosen to be late is overtaken.
-        at = at.max(self.last_arrival);
+        at = at.max(self.last_arrival).max(c.clogged_until);
         match late {
             Some(by) => {
                 at += by;

@@ -401,7 +401,9 @@ impl<T> Recovery<T> {
             self.ack_only -= usize::from(!sent.in_flight);
             count += 1;
             if let Some(path) = find(paths, sent.path) {
-                path.take_off(&sent);
+                if !planted!(InFlightLeak) {
+                    path.take_off(&sent);
+                }
                 path.on_lost(entry.sequence, &sent);
                 if self.lost.len() >= MAX_LOST_NOTES {
                     self.lost.pop_front();
@@ -436,6 +438,9 @@ impl<T> Recovery<T> {
         }
         for path in paths {
             if path.loss_at.is_none() && path.probe_at().is_some_and(|at| at <= now) {
+                if planted!(ProbeStuck) && path.pto_count > 0 {
+                    continue;
+                }
                 path.pto_count = path.pto_count.saturating_add(1);
                 path.probes = PROBES;
                 // The next one counts from here, even if no probe can leave.

@@ -104,6 +104,9 @@ impl AckTracker {
         // The first packet of a session may well not be number 0: no gap is known before it.
         let expected = before.map_or(number, |largest| largest.saturating_add(1));
         if number > expected {
+            if planted!(AckUnreceived) {
+                let _ = self.ranges.insert(number - 1..number);
+            }
             self.again_at = Some(expected.saturating_add(super::path::PACKET_THRESHOLD));
         }
         let again = self.again_at.is_some_and(|at| number >= at);
@@ -166,7 +169,9 @@ impl AckTracker {
             }
         }
         self.eliciting = 0;
-        self.deadline = None;
+        if !planted!(AckTimerStays) {
+            self.deadline = None;
+        }
         self.at_once = false;
         Some(largest)
     }

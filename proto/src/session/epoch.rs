@@ -173,7 +173,7 @@ impl Epochs {
         let (head, rest) = packet.split_at_mut(HEADER);
         let (payload, tag) = rest.split_at_mut(end - HEADER);
         let tag: &[u8; TAG] = (&*tag).try_into().map_err(|_| Forged)?;
-        if epoch.open.open(counter, head, payload, tag).is_err() {
+        if epoch.open.open(counter, head, payload, tag).is_err() && !planted!(TagIgnored) {
             epoch.forged += 1;
             return Err(Forged);
         }

@@ -261,7 +261,8 @@ impl Session {
     ) -> Option<usize> {
         let len = filled.frames + OVERHEAD;
         let number = self.recovery.next_number();
-        if !self.epochs.seal(number, buf.get_mut(..len)?) {
+        let reused = planted!(NonceReuse) && number % 64 == 63;
+        if !self.epochs.seal(number - u64::from(reused), buf.get_mut(..len)?) {
             return None;
         }
         let sent = Sent {

@@ -161,10 +161,10 @@ impl RecvHalf {
         if self.state != State::Open || end <= self.offset {
             return Ok(effect);
         }
-        if offset > self.offset {
+        if offset > self.offset && !planted!(GapIgnored) {
             self.keep(offset, bytes)?;
         } else {
-            self.append(&bytes[(self.offset - offset) as usize..], &mut effect)?;
+            self.append(&bytes[self.offset.saturating_sub(offset) as usize..], &mut effect)?;
             while self.segments.front().is_some_and(|s| s.start <= self.offset) {
                 let Some(mut segment) = self.segments.pop_front() else { break };
                 if let Some(bytes) = segment.data.get((self.offset - segment.start) as usize..) {
@@ -302,9 +302,9 @@ impl RecvHalf {
         let overlaps = self.numbers.iter().rev().take_while(|k| k.end > first).any(|k| k.start < range.end);
         let known = (overlaps && !self.numbers.covers(&range)).then(|| self.numbers.clone());
         match self.numbers.insert(range) {
-            Inserted::Known => return Ok(effect),
+            Inserted::Known if !planted!(DedupSkipped) => return Ok(effect),
             Inserted::Full => return Err(FrameError::Drop),
-            Inserted::New | Inserted::Part => {}
+            Inserted::Known | Inserted::New | Inserted::Part => {}
         }
         let mut r = Reader::new(run);
         for number in first..first + count {

@@ -224,7 +224,9 @@ impl Streams {
         let Some(slot) = self.table.find(id.0) else { return false };
         match self.reset_slot(slot, code) {
             Some(lost) => {
-                self.ledger.reset.add(lost);
+                if !planted!(ResetUncounted) {
+                    self.ledger.reset.add(lost);
+                }
                 true
             }
             None => false,
@@ -335,7 +337,8 @@ impl Streams {
         let mut raised = false;
         if let Some(s) = self.table.get_mut(slot) {
             let open = s.recv.state == recv::State::Open && s.recv.end.is_none();
-            if s.recv.window.drain(now, charge, rtt, &mut |_, _| true) && open {
+            let rose = s.recv.window.drain(now, charge, rtt, &mut |_, _| true);
+            if rose && open && !planted!(CreditNeverReturned) {
                 s.recv.grants += 1;
                 raised = true;
             }
@@ -389,7 +392,9 @@ impl Streams {
         if let Some(s) = self.table.get_mut(slot) {
             if s.recv.has_messages() && !s.recv.announced {
                 s.recv.announced = true;
-                self.events.push_back(Event::Readable(s.name()));
+                if !(planted!(LostWake) && s.recv.arrived % 16 == 15) {
+                    self.events.push_back(Event::Readable(s.name()));
+                }
             }
             if s.recv.finished && s.recv.state == recv::State::Open && !s.closed {
                 self.finish_receiving(slot);
@@ -579,7 +584,7 @@ impl Streams {
         let Some(s) = self.table.get_mut(slot) else { return };
         while let Some((end, token)) = s.send.flushes.front().copied() {
             // The end of the stream is part of what is flushed once it was asked for.
-            if end > s.send.acked_to || s.send.state == send::State::Finishing {
+            if (end > s.send.acked_to && !planted!(EarlyFlush)) || s.send.state == send::State::Finishing {
                 break;
             }
             s.send.flushes.pop_front();
@@ -610,7 +615,7 @@ impl Streams {
             SentFrame::MaxStreamData(id, _) => (id, owed::MAX),
             SentFrame::StreamBlocked(id, _) => (id, owed::BLOCKED),
             SentFrame::MaxData(limit) => {
-                self.owed.data |= limit == self.window.limit;
+                self.owed.data |= limit == self.window.limit && !planted!(SessionCreditForgotten);
                 return;
             }
             SentFrame::MaxStreams(limit) => {
@@ -626,6 +631,7 @@ impl Streams {
         let Some(s) = self.table.get_mut(slot) else { return };
         let live = matches!(s.send.state, send::State::Open | send::State::Finishing);
         let again = match frame {
+            SentFrame::Data { .. } if live && planted!(DataForgotten) => return,
             SentFrame::Data { start, len, .. } if live => {
                 s.send.lose(start, u64::from(len));
                 self.wake(slot);
@@ -640,11 +646,14 @@ impl Streams {
                 return;
             }
             SentFrame::Data { .. } | SentFrame::Once { .. } => false,
-            SentFrame::Open(_) => !s.known,
+            SentFrame::Open(_) => !s.known && !planted!(OpenForgotten),
             SentFrame::Sync(_, number) => live && number == s.send.sync.0,
+            SentFrame::Fin(_) if planted!(FinForgotten) => false,
             SentFrame::Fin(_) => s.send.state == send::State::Finishing && !s.send.fin_acked,
+            SentFrame::Reset(_) if planted!(ResetForgotten) => false,
             SentFrame::Reset(_) => matches!(s.send.state, send::State::Reset(_)),
             SentFrame::Stop(_) => s.recv.state == recv::State::Stopped,
+            SentFrame::MaxStreamData(..) if planted!(StreamCreditForgotten) => false,
             SentFrame::MaxStreamData(_, limit) => {
                 limit == s.recv.window.limit && s.recv.state == recv::State::Open && s.recv.end.is_none()
             }
@@ -726,7 +735,9 @@ impl Streams {
         }
         self.ledger.queued = Tally::default();
         self.ledger.closed.add(sum);
-        pool.give_back(core::mem::take(&mut self.leased));
+        if !planted!(LeaseKept) {
+            pool.give_back(core::mem::take(&mut self.leased));
+        }
         self.control.clear();
         self.active.clear();
         self.waiting.clear();

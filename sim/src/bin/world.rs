@@ -3,6 +3,9 @@
 //! Every node knows 8 neighbours, keeps its sessions alive every 100 ms and sends each neighbour a
 //! message of 128 bytes a second, over links that lose and duplicate 1 % and damage 0.1 %.
 
+#[path = "commands/mod.rs"]
+mod commands;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -41,10 +44,14 @@ fn options() -> Result<Options, String> {
 }
 
 fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(code) = commands::run(&args) {
+        return code;
+    }
     let options = match options() {
         Ok(options) => options,
         Err(error) => {
-            eprintln!("{error}\n{USAGE}");
+            eprintln!("{error}\n{USAGE}\n{}", commands::USAGE);
             return ExitCode::from(2);
         }
     };

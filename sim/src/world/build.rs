@@ -26,7 +26,7 @@ impl World {
     pub fn runtime(&self, host: u32) -> Arc<dyn Runtime> {
         let p = &self.places[host as usize];
         let exec = self.exec.clone();
-        Arc::new(HostRuntime { exec, host, ip: p.addr.ip(), clock_offset: p.clock_offset })
+        Arc::new(HostRuntime { exec, host, ip: p.addr.ip(), clock_offset: p.clock.read(0) })
     }
 
     /// Adds a machine and starts a task on it that gets its runtime.
@@ -53,6 +53,7 @@ impl World {
     /// Stops a machine as a power cut does: its tasks, sockets and unsynced writes are gone.
     pub fn crash_host(&mut self, host: u32) {
         self.trace.numbers(&[self.now, u64::from(host), 0xdead]);
+        self.watch.see(self.now(), &Seen::Stopped { node: host });
         self.exec.crash(host);
         self.owners.retain(|_, owner| *owner != Owner::Host(host));
     }
@@ -112,13 +113,16 @@ impl World {
             life: 0,
             addr,
             public: None,
-            clock_offset: CLOCK_START + below(draw(self.seed(), Domain::Clock, u64::from(place), 0), 1 << 40),
-            clock_ppm: 0,
+            also: Vec::new(),
+            nat: None,
+            clock: Clock::new(
+                CLOCK_START + below(draw(self.seed(), Domain::Clock, u64::from(place), 0), 1 << 40),
+            ),
+            dials: 0,
             armed: None,
             app_timer: None,
             steps: 0,
             jobs: 0,
-            guard: Guard::default(),
         });
         place
     }
@@ -143,8 +147,9 @@ impl World {
             Err(error) => return self.fail(Some(place), format!("the node cannot start: {error}")),
         }
         p.app = app;
-        p.guard = Guard::default();
-        let life = p.life;
+        p.dials = 0;
+        let (life, entity) = (p.life, p.identity.id());
+        self.watch.see(self.now(), &Seen::Started { node: place, life, entity });
         self.push(self.now, Kind::Start { place, life });
     }
 
@@ -158,6 +163,7 @@ impl World {
         p.app_timer = None;
         p.events.clear();
         p.life += 1;
+        self.watch.see(self.now(), &Seen::Stopped { node: place });
     }
 
     /// Starts a node again: the same identity, a new incarnation, the same address.
@@ -172,9 +178,13 @@ impl World {
         self.boot(place, None);
     }
 
-    /// Sets how fast a node's clock runs, in parts per million off. Call it before anything happens.
+    /// Sets how fast a node's clock runs from now on, in parts per million off.
     pub fn drift(&mut self, place: u32, ppm: i32) {
-        self.places[place as usize].clock_ppm = ppm;
+        let now = self.now;
+        if let Some(p) = self.places.get_mut(place as usize) {
+            p.clock.set_drift(now, ppm);
+            self.rearm(place);
+        }
     }
 
     pub(super) fn route(&mut self, from: u32, to: u32) -> usize {
@@ -185,8 +195,12 @@ impl World {
         let key = u64::from(from) << 32 | u64::from(to);
         self.links.push(Link::new(key, self.config.link.clone()));
         self.routes.push(vec![link]);
-        self.route_of.insert((from, to), self.routes.len() - 1);
-        self.routes.len() - 1
+        let route = self.routes.len() - 1;
+        self.route_of.insert((from, to), route);
+        if self.faults.on_links() {
+            self.refresh_link(from, to);
+        }
+        route
     }
 
     /// The link that datagrams from one node to another pass (the first, if there are several).

@@ -6,6 +6,7 @@
 //! deadline that a machine forgets to report shows as a stall.
 
 mod build;
+mod faulty;
 mod queue;
 mod wire;
 
@@ -26,21 +27,20 @@ use net_proto::time::{Duration, Instant, Reason, nanos};
 use net_shell::runtime::Runtime;
 
 use crate::app::{App, Ctx};
+use crate::checkers::{Plaintext, Seen, TimersAhead, Wants, Watch, Wire};
+use crate::clock::Clock;
 use crate::exec::{Exec, HostRuntime, Ran};
-use crate::guard::Guard;
 use crate::keyed::{Domain, below, bytes32, chance, draw};
+use crate::nat::Nat;
 use crate::net::{Link, LinkConfig, LinkStats};
 use crate::null::Null;
+use crate::plan::Faults;
 use crate::trace::Trace;
 
 use queue::{Entry, Slab};
 
 /// Nothing on a node's first clock reading is special, so clocks start here by default.
 const CLOCK_START: u64 = 1_000_000_000;
-/// Silent turns in a row at one instant after which a timer counts as stuck.
-const SILENT_TURNS: u32 = 16;
-/// Turns at one instant after which a node counts as spinning.
-const MAX_TURNS: u32 = 100_000;
 /// Port of every node.
 const PORT: u16 = 7_000;
 
@@ -169,16 +169,21 @@ struct Place {
     addr: SocketAddr,
     /// What the others see, if there is a NAT in between.
     public: Option<SocketAddr>,
-    clock_offset: u64,
-    clock_ppm: i32,
+    /// Further addresses of its own.
+    also: Vec<SocketAddr>,
+    nat: Option<usize>,
+    clock: Clock,
+    /// Dials without an answer.
+    dials: u32,
     armed: Option<(u64, Reason)>,
     app_timer: Option<u64>,
     steps: u64,
     jobs: u64,
-    guard: Guard,
 }
 
 struct Packet {
+    /// Names it; zero if no node sent it.
+    id: u64,
     data: Vec<u8>,
     src: SocketAddr,
     dst: SocketAddr,
@@ -228,12 +233,26 @@ pub struct World {
     /// When tasks are to run next.
     exec_at: Option<u64>,
     failure: Option<Failure>,
+    nats: Vec<Nat>,
+    nat_of: BTreeMap<IpAddr, usize>,
+    pub(crate) faults: Faults,
+    pub(crate) watch: Watch,
 }
 
 impl World {
     /// An empty world.
     pub fn new(config: WorldConfig) -> Self {
+        let mut watch = Watch::new(crate::check::record());
+        watch.add(Wire::default());
+        watch.add(TimersAhead::default());
+        if let (true, Some(marker)) = (config.real_ciphers, &config.marker) {
+            watch.add(Plaintext::new(marker));
+        }
         Self {
+            watch,
+            nats: Vec::new(),
+            nat_of: BTreeMap::new(),
+            faults: Faults::default(),
             exec: Exec::new(config.seed),
             exec_at: None,
             config,
@@ -374,6 +393,9 @@ impl World {
         if let Some((node, what)) = self.exec.failure() {
             self.fail(node, what);
         }
+        if let Some(broken) = self.watch.broken.take() {
+            self.fail(broken.node, broken.what);
+        }
         self.failure.clone().map_or(Ok(()), Err)
     }
 
@@ -501,6 +523,7 @@ impl World {
         if self.exec.has_work() {
             self.run_tasks();
         }
+        self.watch.point(self.stats.events, self.now, self.trace.hash());
         self.outcome()
     }
 
@@ -526,7 +549,7 @@ impl World {
         self.second.1 += 1;
         if self.second.1 > self.config.max_events_per_second {
             let limit = self.config.max_events_per_second;
-            self.fail(None, format!("livelock: more than {limit} events in one simulated second"));
+            self.fail(None, format!("no livelock: more than {limit} events in one simulated second"));
         }
     }
 
@@ -546,8 +569,8 @@ impl World {
     /// Every input of every node passes here.
     pub(crate) fn input(&mut self, place: u32, input: Input<'_>) {
         let p = &mut self.places[place as usize];
+        let now = Instant::from_nanos(p.local(self.now));
         let Some(node) = &mut p.node else { return };
-        let now = Instant::from_nanos(p.clock_offset + drifted(self.now, p.clock_ppm));
         let head = |kind| [self.now, u64::from(place), kind];
         match &input {
             Input::Datagram { path, ecn, data } => {
@@ -563,9 +586,8 @@ impl World {
                 let bytes = postcard::to_extend(command, std::mem::take(&mut self.scratch));
                 self.scratch = bytes.expect("a command serialises");
                 self.trace.bytes(&self.scratch);
-                if let Command::Dial { paths, .. } = command {
-                    paths.iter().filter_map(Path::udp_addr).for_each(|addr| p.guard.trust(addr));
-                }
+                p.dials += u32::from(matches!(command, Command::Dial { .. }));
+                self.watch.see(Duration::from_nanos(self.now), &Seen::Command { node: place, command });
             }
             _ => self.trace.numbers(&head(5)),
         }
@@ -603,11 +625,9 @@ impl World {
                 break;
             }
             silent = if moved { 0 } else { silent + 1 };
-            if silent > SILENT_TURNS {
-                self.fail(Some(place), format!("timer {reason:?} stands at {at:?}, now is {local:?}"));
-            } else if turn > MAX_TURNS {
-                self.fail(Some(place), format!("never waits; last asked for {reason:?}"));
-            }
+            let again = Seen::Again { node: place, turn, silent, wants: (at, reason), now: local };
+            self.watch.see(Duration::from_nanos(self.now), &again);
+            let _ = self.outcome();
             if self.failure.is_some() {
                 return;
             }
@@ -621,6 +641,10 @@ impl World {
             || below(draw(self.config.seed, Domain::Sample, u64::from(place), p.steps), every) == 0;
         if let (true, Some(node)) = (sampled, &p.node) {
             node.invariants();
+        }
+        if let (true, Some(machine)) = (self.watch.wants(Wants::WORKED), &p.node) {
+            let at = Duration::from_nanos(self.now);
+            self.watch.see(at, &Seen::Worked { node: place, machine });
         }
     }
 
@@ -656,10 +680,14 @@ impl World {
         let bytes = postcard::to_extend(&event, std::mem::take(&mut self.scratch));
         self.scratch = bytes.expect("an event serialises");
         self.trace.bytes(&self.scratch);
+        if let Event::Connected { dial: Some(_), .. } | Event::DialFailed { .. } = &event {
+            let p = &mut self.places[place as usize];
+            p.dials = p.dials.saturating_sub(1);
+        }
+        self.watch.see(self.now(), &Seen::Event { node: place, event: &event });
         if let Event::Connected { path, .. } | Event::PathChanged { path, .. } = &event
             && let Some(addr) = path.udp_addr()
         {
-            self.places[place as usize].guard.trust(addr);
             if !matches!(self.owners.get(&addr), None | Some(Owner::Node(_) | Owner::Host(_))) {
                 self.fail(Some(place), format!("an attacker's address became the path: {event:?}"));
             }
@@ -680,26 +708,13 @@ impl World {
 impl Place {
     /// World time to the node's clock.
     fn local(&self, now: u64) -> u64 {
-        self.clock_offset + drifted(now, self.clock_ppm)
+        self.clock.read(now)
     }
 
     /// The first world time at which the node's clock reads at least `at`.
     fn world_time(&self, at: Instant) -> u64 {
-        let target = at.as_nanos().saturating_sub(self.clock_offset);
-        if self.clock_ppm == 0 {
-            return target;
-        }
-        let scaled = u128::from(target) * 1_000_000 / (1_000_000 + i128::from(self.clock_ppm)) as u128;
-        let mut world = u64::try_from(scaled).unwrap_or(u64::MAX).saturating_sub(2);
-        while drifted(world, self.clock_ppm) < target {
-            world += 1;
-        }
-        world
+        self.clock.world_time(at.as_nanos())
     }
-}
-
-fn drifted(now: u64, ppm: i32) -> u64 {
-    if ppm == 0 { now } else { (i128::from(now) + i128::from(now) * i128::from(ppm) / 1_000_000) as u64 }
 }
 
 fn path_number(path: &Path) -> u64 {
@@ -716,16 +731,4 @@ fn path_number(path: &Path) -> u64 {
 /// The address that a node has at first.
 pub fn default_addr(place: u32) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::from(0x0a00_0001 + place)), PORT)
-}
-
-fn contains(data: &[u8], marker: &[u8]) -> bool {
-    let Some(first) = marker.first() else { return false };
-    let mut rest = data;
-    while let Some(at) = rest.iter().position(|b| b == first) {
-        if rest[at..].starts_with(marker) {
-            return true;
-        }
-        rest = &rest[at + 1..];
-    }
-    false
 }

@@ -22,15 +22,11 @@ impl World {
         for data in out[..transmit.len].chunks(segment) {
             self.stats.datagrams += 1;
             self.stats.bytes += data.len() as u64;
-            if let Err(what) = self.places[place as usize].guard.sent(dst, data) {
-                return self.fail(Some(place), what);
-            }
-            if let (true, Some(marker)) = (self.config.real_ciphers, &self.config.marker)
-                && contains(data, marker)
-            {
-                return self.fail(Some(place), "plaintext on the wire");
-            }
-            self.depart(place, self.addr(place), dst, data, transmit.ecn);
+            let src = self.source(place, &transmit.path, dst);
+            let id = self.stats.datagrams;
+            let sent = Seen::Sent { node: place, id, src, dst, ecn: transmit.ecn, data };
+            self.watch.see(Duration::from_nanos(self.now), &sent);
+            self.depart(place, src, dst, data, transmit.ecn);
         }
     }
 
@@ -38,14 +34,15 @@ impl World {
         let mut bytes = self.buffers.pop().unwrap_or_default();
         bytes.clear();
         bytes.extend_from_slice(data);
-        match self.owners.get(&dst) {
+        let owner = self.owner(place, dst);
+        match owner {
             None => {
                 self.stats.nowhere += 1;
                 self.buffers.push(bytes);
             }
-            Some(Owner::Outsider(i)) => self.outsiders[*i].1.push(bytes),
+            Some(Owner::Outsider(i)) => self.outsiders[i].1.push(bytes),
             Some(Owner::Copier(i)) => {
-                let copier = &mut self.copiers[*i];
+                let copier = &mut self.copiers[i];
                 copier.got.0 += 1;
                 copier.got.1 += data.len() as u64;
                 if copier.relay {
@@ -58,9 +55,9 @@ impl World {
                 }
             }
             Some(Owner::Node(to) | Owner::Host(to)) => {
-                let to = *to;
                 let route = self.route(place, to);
-                let first = self.pass(Packet { data: bytes, src, dst, ecn, to, route, hop: 0 });
+                let id = self.stats.datagrams;
+                let first = self.pass(Packet { id, data: bytes, src, dst, ecn, to, route, hop: 0 });
                 self.copy(place, to, dst, data, ecn, first);
             }
         }
@@ -96,7 +93,7 @@ impl World {
         ecn: Ecn,
         to: u32,
     ) {
-        let packet = Packet { data, src, dst, ecn, to, route: usize::MAX, hop: usize::MAX };
+        let packet = Packet { id: 0, data, src, dst, ecn, to, route: usize::MAX, hop: usize::MAX };
         let slot = self.packets.put(packet);
         self.push(at, Kind::Packet(slot));
     }
@@ -170,18 +167,68 @@ impl World {
             self.exec.deliver(packet.dst, packet.src, packet.ecn, &packet.data);
             return self.recycle(packet.data);
         }
-        if self.owners.get(&packet.dst) != Some(&Owner::Node(packet.to)) || self.places[index].node.is_none()
-        {
+        let own = self.owners.get(&packet.dst) == Some(&Owner::Node(packet.to));
+        if !(own || self.admitted(&packet)) || self.places[index].node.is_none() {
             self.stats.nowhere += 1;
             return self.recycle(packet.data);
         }
         self.stats.arrived += 1;
-        let p = &mut self.places[index];
-        p.guard.got(packet.src, packet.data.len());
+        let Packet { id, src, dst, ref data, .. } = packet;
+        let arrived = Seen::Arrived { node: packet.to, id, src, dst, data };
+        self.watch.see(Duration::from_nanos(self.now), &arrived);
+        let p = &self.places[index];
         // Behind a NAT the node sees its inside address.
-        let path = Path { socket: 0, local: Some(p.addr.ip()), remote: Remote::Udp(packet.src) };
+        let local = if p.also.contains(&dst) { dst.ip() } else { p.addr.ip() };
+        let path = Path { socket: 0, local: Some(local), remote: Remote::Udp(packet.src) };
         let ecn = packet.ecn;
         self.input(packet.to, Input::Datagram { path, ecn, data: &mut packet.data });
         self.recycle(packet.data);
+    }
+
+    /// The address that others see a node's datagram come from.
+    fn source(&mut self, place: u32, path: &Path, dst: SocketAddr) -> SocketAddr {
+        let p = &self.places[place as usize];
+        let chosen = path.local.and_then(|ip| p.also.iter().find(|a| a.ip() == ip)).copied();
+        if let Some(own) = chosen {
+            return own;
+        }
+        let neighbour = || match self.owners.get(&dst) {
+            Some(Owner::Node(to)) => self.places[*to as usize].nat == p.nat,
+            _ => false,
+        };
+        match p.nat {
+            Some(nat) if !neighbour() => {
+                let inside = p.addr;
+                self.nats[nat].outbound(self.now, inside, dst)
+            }
+            _ => p.public.unwrap_or(p.addr),
+        }
+    }
+
+    /// Who gets what a node sends to an address.
+    fn owner(&self, place: u32, dst: SocketAddr) -> Option<Owner> {
+        let mine = self.places[place as usize].nat;
+        match self.owners.get(&dst) {
+            // An inside address means something only behind the same translation.
+            Some(Owner::Node(to)) => {
+                let p = &self.places[*to as usize];
+                let hidden = p.nat.is_some() && p.nat != mine && p.addr == dst;
+                (!hidden).then_some(Owner::Node(*to))
+            }
+            Some(owner) => Some(*owner),
+            None => {
+                let nat = *self.nat_of.get(&dst.ip())?;
+                let inside = self.nats[nat].leads_to(self.now, dst, mine == Some(nat))?;
+                self.owners.get(&inside).copied()
+            }
+        }
+    }
+
+    /// Whether a NAT lets an arriving datagram through to its node now.
+    fn admitted(&mut self, packet: &Packet) -> bool {
+        let Some(nat) = self.nat_of.get(&packet.dst.ip()).copied() else { return false };
+        let hairpin = self.nats[nat].public_ip() == packet.src.ip();
+        let inside = self.nats[nat].inbound(self.now, packet.src, packet.dst, hairpin);
+        inside.is_some_and(|i| self.owners.get(&i) == Some(&Owner::Node(packet.to)))
     }
 }
