@@ -23,7 +23,7 @@ pub enum State {
     Quiet,
     /// Associated, data in flight.
     Busy,
-    /// Associated, under keys that were renewed.
+    /// Associated, nothing in flight, under keys that were renewed.
     Renewed,
     /// The fault concerns many nodes, or tasks on a machine.
     Many,

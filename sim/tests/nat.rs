@@ -22,7 +22,9 @@ fn a_leaf_behind_any_nat_reaches_a_public_node() {
                 let shape = Topology::NatedLeaves(4, NatConfig::new(mapping, filtering));
                 let mut world = s.world();
                 world.spawn(Station::listener());
-                (1..4).for_each(|i| drop(world.spawn(Station::sender([Flow { id: i, ..flow(0) }]))));
+                for id in 1..4 {
+                    world.spawn(Station::sender([Flow { id, ..flow(0) }]));
+                }
                 shape.lay(&mut world);
                 world.eventually(secs(60), "the flows", |w| {
                     (1..4).all(|i| w.app::<Station>(i).is_some_and(Station::all_closed))

@@ -118,8 +118,10 @@ impl Record {
         Self { window, ..Self::default() }
     }
 
-    pub(crate) fn point(&mut self, event: u64, at: u64, hash: u64) {
-        self.event = event;
+    /// An event of the world is over: one step, whatever it handed over.
+    pub(crate) fn point(&mut self, at: u64, hash: u64) {
+        self.event += 1;
+        let event = self.event;
         let inside = self.window.contains(&event) && self.window.end != u64::MAX;
         if event.is_multiple_of(self.every.max(1)) || inside {
             self.points.push(Point { event, at, hash });

@@ -268,9 +268,9 @@ impl Watch {
     }
 
     /// After an event of the world: a point of the trace.
-    pub fn point(&self, event: u64, at: u64, hash: u64) {
+    pub fn point(&self, at: u64, hash: u64) {
         if let Some(record) = &self.record {
-            record.borrow_mut().point(event, at, hash);
+            record.borrow_mut().point(at, hash);
         }
     }
 

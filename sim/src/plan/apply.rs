@@ -228,8 +228,8 @@ impl World {
         match (any, later, busy) {
             (false, ..) if self.dials(node) > 0 => State::Dialling,
             (false, ..) => State::Alone,
-            (_, true, _) => State::Renewed,
             (_, _, true) => State::Busy,
+            (_, true, _) => State::Renewed,
             _ => State::Quiet,
         }
     }
@@ -244,8 +244,8 @@ impl World {
         match peer {
             None if self.dials(a) > 0 => State::Dialling,
             None => State::Alone,
-            Some(stats) if stats.epochs > 1 => State::Renewed,
             Some(stats) if stats.in_flight > 0 => State::Busy,
+            Some(stats) if stats.epochs > 1 => State::Renewed,
             Some(_) => State::Quiet,
         }
     }

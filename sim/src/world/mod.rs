@@ -523,7 +523,7 @@ impl World {
         if self.exec.has_work() {
             self.run_tasks();
         }
-        self.watch.point(self.stats.events, self.now, self.trace.hash());
+        self.watch.point(self.now, self.trace.hash());
         self.outcome()
     }
 
