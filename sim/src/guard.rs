@@ -17,6 +17,8 @@ pub struct Guard {
 #[derive(Debug, Default)]
 struct Remote {
     trusted: bool,
+    /// Something that the node sent there reached an honest node.
+    reached: bool,
     got: u64,
     sent: u64,
 }
@@ -27,9 +29,16 @@ impl Guard {
         self.remotes.entry(addr).or_default().trusted = true;
     }
 
-    /// A datagram from `addr` reached the node.
+    /// What the node sent to this address reached an honest node there.
+    pub fn reached(&mut self, addr: SocketAddr) {
+        self.remotes.entry(addr).or_default().reached = true;
+    }
+
+    /// A datagram from `addr` reached the node. Whoever answers from there what was sent there is there.
     pub fn got(&mut self, addr: SocketAddr, len: usize) {
-        self.remotes.entry(addr).or_default().got += len as u64;
+        let remote = self.remotes.entry(addr).or_default();
+        remote.got += len as u64;
+        remote.trusted |= remote.reached;
     }
 
     /// The node sends `data` to `addr`. An error says which rule that breaks.
@@ -88,6 +97,18 @@ mod tests {
         assert_eq!(guard.sent(addr, &[1; 100]), Ok(()));
         assert!(guard.sent(addr, &[1]).is_err());
         guard.trust(addr);
+        assert_eq!(guard.sent(addr, &[1; 1000]), Ok(()));
+    }
+
+    #[test]
+    fn who_answers_is_there() {
+        let mut guard = Guard::default();
+        let addr = "10.0.0.1:1".parse().unwrap();
+        guard.got(addr, 100);
+        assert_eq!(guard.sent(addr, &[1; 100]), Ok(()));
+        guard.reached(addr);
+        assert!(guard.sent(addr, &[1]).is_err(), "no answer yet");
+        guard.got(addr, 1);
         assert_eq!(guard.sent(addr, &[1; 1000]), Ok(()));
     }
 }

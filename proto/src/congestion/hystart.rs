@@ -68,8 +68,13 @@ impl HyStart {
         self.samples = 0;
         match &mut self.css {
             Some((_, left)) => {
-                *left -= 1;
-                *left == 0
+                *left = left.saturating_sub(1);
+                let over = *left == 0;
+                if over {
+                    // Slow start may come again, after persistent congestion: from its beginning then.
+                    self.css = None;
+                }
+                over
             }
             None => false,
         }

@@ -220,8 +220,8 @@ impl Session {
                 self.write_grease(&mut w).ok()?;
             }
             self.streams.write(&mut w, &mut |sent| {
-                // One place is kept free: the streams ask only after they wrote.
-                records.push(Record::Stream(sent)).is_ok() && records.len() < records.capacity()
+                // A frame without a place is taken back by the streams: it must not be recorded.
+                records.push(Record::Stream(sent)).is_ok()
             });
             if w.used() == before && ping {
                 w.u8(frame::PING).ok()?;
