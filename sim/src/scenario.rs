@@ -193,7 +193,7 @@ impl App for Chatter {
 }
 
 /// A scenario: what a plan happens to.
-pub type Scenario = fn(&Plan) -> Result<World, (Failure, Option<World>)>;
+pub type Scenario = fn(&Plan) -> Result<World, Failure>;
 
 /// All scenarios by name.
 pub const ALL: &[(&str, Scenario)] =
@@ -242,24 +242,17 @@ fn config(plan: &Plan) -> WorldConfig {
     config
 }
 
-type Outcome = Result<World, (Failure, Option<World>)>;
+type Outcome = Result<World, Failure>;
 
 /// Lives a plan in a world of chatters, heals a core and demands that it is whole again.
-fn live(
-    plan: &Plan,
-    config: WorldConfig,
-    size: usize,
-    extra: Option<Box<dyn FnOnce(&mut World)>>,
-) -> Outcome {
+fn live(plan: &Plan, config: WorldConfig, size: usize, extra: impl FnOnce(&mut World)) -> Outcome {
     let mut world = World::new(config);
     world.check(Delivery::default().prompt());
     world.check(LedgerBalances::default());
     world.check(CreditReturned);
     world.check(Honest);
     world.check(BoundedMemory { limit: 256 << 20 });
-    if let Some(extra) = extra {
-        extra(&mut world);
-    }
+    extra(&mut world);
     let graph = graph(plan.seed, plan.nodes);
     world.spawn_each(plan.nodes, move |i| {
         Chatter::new(graph.get(i as usize).cloned().unwrap_or_default(), size)
@@ -289,10 +282,7 @@ fn live(
         })?;
         world.at_end()
     })(&mut world);
-    match outcome {
-        Ok(()) => Ok(world),
-        Err(failure) => Err((failure, Some(world))),
-    }
+    outcome.map(|()| world)
 }
 
 /// Whether b heard everything that a said reliably over the association that stands, and both count
@@ -313,12 +303,12 @@ fn agree(world: &World, a: u32, b: u32) -> bool {
 
 /// A mesh in which everybody talks with four others.
 fn mesh(plan: &Plan) -> Outcome {
-    live(plan, config(plan), 300, None)
+    live(plan, config(plan), 300, |_| {})
 }
 
 /// Two nodes with larger messages and quick rekeying.
 fn pair(plan: &Plan) -> Outcome {
-    live(plan, quick(plan), 12_000, None)
+    live(plan, quick(plan), 12_000, |_| {})
 }
 
 /// The same with real ciphers, and an eye on the wire.
@@ -326,7 +316,7 @@ fn ciphers(plan: &Plan) -> Outcome {
     let mut config = quick(plan);
     config.real_ciphers = true;
     config.marker = Some(MARKER.to_vec());
-    live(plan, config, 4_000, None)
+    live(plan, config, 4_000, |_| {})
 }
 
 fn quick(plan: &Plan) -> WorldConfig {
@@ -338,7 +328,7 @@ fn quick(plan: &Plan) -> WorldConfig {
 
 /// A mesh with a planted failure of two faults: node 7 starts again while 3 cannot reach 4.
 fn two_faults(plan: &Plan) -> Outcome {
-    live(plan, config(plan), 300, Some(Box::new(|w: &mut World| w.check(TwoFaults::default()))))
+    live(plan, config(plan), 300, |w| w.check(TwoFaults::default()))
 }
 
 /// Fails when a node begins another life while a cut of one link lasts.

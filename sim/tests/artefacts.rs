@@ -16,7 +16,7 @@ use net_sim::{Fate, Fault, LinkConfig, Plan, Sim, World, scenario};
 fn recorded_run(plan: &Plan) -> (Record, Option<String>) {
     let shared = Rc::new(RefCell::new(Record::default()));
     let run = scenario::named(&plan.scenario).unwrap();
-    let outcome = recorded(shared.clone(), || run(plan).err().map(|(failure, _)| failure.to_string()));
+    let outcome = recorded(shared.clone(), || run(plan).err().map(|failure| failure.to_string()));
     (shared.take(), outcome)
 }
 
@@ -117,7 +117,7 @@ fn a_failure_of_two_faults_among_many_is_shrunk_to_them() {
         secs(1),
         What::Crash(7),
     ));
-    let run = |p: &Plan| scenario::named("two-faults").unwrap()(p).err().map(|(failure, _)| failure);
+    let run = |p: &Plan| scenario::named("two-faults").unwrap()(p).err();
     let shrunk = shrink(&plan, 500, run).expect("it fails");
     assert_eq!(shrunk.plan.faults.len(), 2, "{}", shrunk.plan);
     assert!(shrunk.plan.nodes <= 4, "{}", shrunk.plan);

@@ -14,7 +14,7 @@ const fn ms(n: u64) -> Duration {
 /// Lives a plan by its scenario.
 fn live(plan: &Plan) -> Result<World, Failure> {
     let run = scenario::named(&plan.scenario).expect("a scenario of this name");
-    run(plan).map_err(|(failure, _)| failure)
+    run(plan)
 }
 
 #[test]

@@ -361,6 +361,22 @@ impl Node {
             self.indices.release(index);
             return;
         }
+        // The answer is older than the association that stands: another handshake overtook it, and the
+        // peer, which knows that, will not follow.
+        let overtaken = known.is_some_and(|(incarnation, life)| {
+            incarnation.epoch > with.incarnation.epoch || incarnation == with.incarnation && life > with.life
+        });
+        if overtaken {
+            self.indices.release(index);
+            let slot = self.by_entity.get(&with.peer).copied();
+            let session = slot.and_then(|slot| self.slots.get_mut(slot as usize)?.session.as_deref_mut());
+            if let (Some(slot), Some(session)) = (slot, session) {
+                session.dial_failed(now);
+                self.events.extend(dial.waiting.iter().map(|id| connected(session, Some(*id))));
+                self.touched(now, slot);
+            }
+            return;
+        }
         let joins = known == Some((with.incarnation, with.life));
         let path = with.path;
         let slot =

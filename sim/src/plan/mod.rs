@@ -151,7 +151,7 @@ pub enum Nodes {
 impl Nodes {
     /// One node.
     pub fn one(node: u32) -> Self {
-        Self::Ranges(vec![node..node + 1])
+        Self::of([node])
     }
 
     /// These nodes.

@@ -687,10 +687,9 @@ impl World {
         self.watch.see(self.now(), &Seen::Event { node: place, event: &event });
         if let Event::Connected { path, .. } | Event::PathChanged { path, .. } = &event
             && let Some(addr) = path.udp_addr()
+            && !matches!(self.owners.get(&addr), None | Some(Owner::Node(_) | Owner::Host(_)))
         {
-            if !matches!(self.owners.get(&addr), None | Some(Owner::Node(_) | Owner::Host(_))) {
-                self.fail(Some(place), format!("an attacker's address became the path: {event:?}"));
-            }
+            self.fail(Some(place), format!("an attacker's address became the path: {event:?}"));
         }
         if self.places[place as usize].bare {
             self.places[place as usize].events.push(event);

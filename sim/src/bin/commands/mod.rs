@@ -72,7 +72,7 @@ fn live(plan: &Plan) -> Result<u64, Failure> {
         node: None,
         what: format!("no scenario is called {}", plan.scenario),
     })?;
-    let outcome = std::panic::catch_unwind(|| run(plan).map(|w| w.trace()).map_err(|(failure, _)| failure));
+    let outcome = std::panic::catch_unwind(|| run(plan).map(|w| w.trace()));
     outcome.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
