@@ -70,7 +70,10 @@ fn every_error_has_a_remedy() {
         let table = section(&page, name);
         let variants = members(krate, file, "enum", name);
         missing.extend(
-            variants.iter().filter(|v| !table.contains(&format!("| `{v}` |"))).map(|v| format!("{name}::{v}")),
+            variants
+                .iter()
+                .filter(|v| !table.contains(&format!("| `{v}` |")))
+                .map(|v| format!("{name}::{v}")),
         );
         let rows = table.lines().filter(|l| l.starts_with("| `")).count();
         assert_eq!(rows, variants.len(), "{name}: the page has a row that the source has not");

@@ -3,7 +3,9 @@
 
 mod args;
 mod bench;
+mod config;
 mod demo;
+mod doctor;
 mod eavesdrop;
 mod failure;
 mod id;
@@ -11,6 +13,7 @@ mod output;
 mod ping;
 mod relay;
 mod state;
+mod stats;
 mod transfer;
 
 use std::process::ExitCode;
@@ -43,19 +46,27 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli, output: Output) -> Result<()> {
+    // The demo and the benchmarks stay what they are on every machine.
+    let config = || config::Config::load(cli.config.as_deref());
     match cli.command {
         None => {
             output.say("This runs the demo, `net demo`. `net --help` lists what else the program does.\n");
             demo::run(args::Demo { input: None, loss: 1.0 }, output).await
         }
         Some(Command::Demo(args)) => demo::run(args, output).await,
-        Some(Command::Id(args)) => id::run(args, output).await,
-        Some(Command::Recv(args)) => transfer::recv(args, output).await,
-        Some(Command::Send(args)) => transfer::send(args, output).await,
-        Some(Command::Ping(args)) => ping::run(args, output).await,
+        Some(Command::Id(args)) => id::run(args, &config()?, output).await,
+        Some(Command::Recv(args)) => transfer::recv(args, &config()?, output).await,
+        Some(Command::Send(args)) => transfer::send(args, &config()?, output).await,
+        Some(Command::Ping(args)) => ping::run(args, &config()?, output).await,
         Some(Command::Bench(args)) => bench::run(args, output).await,
         Some(Command::BenchPeer(args)) => bench::peer::run(args).await,
         Some(Command::Relay(args)) => relay::run(args, output).await,
+        Some(Command::Doctor(args)) => doctor::run(args, &config()?, output).await,
+        Some(Command::Stats(args)) => stats::run(args, &config()?, output).await,
+        Some(Command::Man(args)) => {
+            std::fs::create_dir_all(&args.into)?;
+            Ok(clap_mangen::generate_to(Cli::command(), &args.into)?)
+        }
         Some(Command::Completions(args)) => {
             let mut text = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "net", &mut text);
