@@ -23,15 +23,11 @@ use output::Output;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json);
-    let ended = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        // Spawned: the thread that waits here is none of the runtime's workers.
-        Ok(runtime) => {
-            let ended = runtime.block_on(async { tokio::spawn(run(cli, output)).await });
-            // Threads that wait for files or the network are not worth waiting for.
-            runtime.shutdown_background();
-            ended.unwrap_or_else(|e| Err(Failure::failed(format_args!("this is a bug: {e}"))))
-        }
-        Err(e) => Err(Failure::failed(format_args!("cannot start: {e}"))),
+    let ended = match cli.command {
+        // They choose a runtime themselves.
+        Some(Command::Bench(args)) => bench::run(args, output),
+        Some(Command::BenchPeer(args)) => bench::peer::run(args),
+        command => on_tokio(command, output),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,8 +38,20 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli, output: Output) -> Result<()> {
-    match cli.command {
+fn on_tokio(command: Option<Command>, output: Output) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format_args!("cannot start: {e}")))?;
+    // Spawned: the thread that waits here is none of the runtime's workers.
+    let ended = runtime.block_on(async { tokio::spawn(run(command, output)).await });
+    // Threads that wait for files or the network are not worth waiting for.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|e| Err(Failure::failed(format_args!("this is a bug: {e}"))))
+}
+
+async fn run(command: Option<Command>, output: Output) -> Result<()> {
+    match command {
         None => {
             output.say("This runs the demo, `net demo`. `net --help` lists what else the program does.\n");
             demo::run(args::Demo { input: None, loss: 1.0 }, output).await
@@ -53,8 +61,8 @@ async fn run(cli: Cli, output: Output) -> Result<()> {
         Some(Command::Recv(args)) => transfer::recv(args, output).await,
         Some(Command::Send(args)) => transfer::send(args, output).await,
         Some(Command::Ping(args)) => ping::run(args, output).await,
-        Some(Command::Bench(args)) => bench::run(args, output).await,
-        Some(Command::BenchPeer(args)) => bench::peer::run(args).await,
+        // `main` ran them.
+        Some(Command::Bench(_) | Command::BenchPeer(_)) => Ok(()),
         Some(Command::Relay(args)) => relay::run(args, output).await,
         Some(Command::Completions(args)) => {
             let mut text = Vec::new();
