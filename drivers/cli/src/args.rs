@@ -134,6 +134,10 @@ pub enum Bench {
     Stream(BenchStream),
     /// Messages there and back
     Echo(BenchEcho),
+    /// Messages from one socket to many peers in turn; or, with `--idle`, what idle sessions hold
+    Sessions(BenchSessions),
+    /// What a node with one peer costs that nobody uses
+    Idle(BenchIdle),
 }
 
 #[derive(Debug, Args)]
@@ -144,6 +148,12 @@ pub struct BenchStream {
     /// What the stream promises
     #[arg(long, value_enum, default_value_t = Mode::Reliable)]
     pub mode: Mode,
+    /// How the far end reads
+    #[arg(long, value_enum, default_value_t = Receive::Many)]
+    pub receive: Receive,
+    /// How long to send, in seconds
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
     #[command(flatten)]
     pub common: BenchCommon,
 }
@@ -156,27 +166,103 @@ pub struct BenchEcho {
     /// Bytes in a message
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub payload: u32,
+    /// How long to call, in seconds
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
     #[command(flatten)]
     pub common: BenchCommon,
 }
 
 #[derive(Debug, Args)]
-pub struct BenchCommon {
-    /// How long to send
+pub struct BenchSessions {
+    /// Peers, each with a session of its own
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4000))]
+    pub count: u32,
+    /// Bytes in a message
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub payload: u32,
+    /// What the streams promise
+    #[arg(long, value_enum, default_value_t = Mode::Reliable)]
+    pub mode: Mode,
+    /// Send nothing: say how much memory the sessions hold
+    #[arg(long)]
+    pub idle: bool,
+    /// How long to send, in seconds
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
-    /// Datagrams to lose, in percent, each way
+    #[command(flatten)]
+    pub common: BenchCommon,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchIdle {
+    /// How long to watch, in seconds
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub common: BenchCommon,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BenchCommon {
+    /// What both processes run on
+    #[arg(long, value_enum, default_value_t = RuntimeName::Tokio)]
+    pub runtime: RuntimeName,
+    /// Datagrams to lose, in percent, each way; a relay of its own process loses them
     #[arg(long, value_name = "P", default_value = "0", value_parser = percent)]
     pub loss: f64,
     /// Largest datagram, in bytes; what the node chooses if not given
     #[arg(long, value_name = "BYTES")]
     pub datagram: Option<u16>,
+    /// The congestion control of both sides
+    #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
+    pub congestion: Congestion,
+    /// Both processes on this core, and only there (Linux)
+    #[arg(long, value_name = "CORE")]
+    pub pin: Option<usize>,
+    /// Where the far end binds
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub bind: SocketAddr,
+    /// Where to send instead: a relay that forwards to the far end
+    #[arg(long, value_name = "IP:PORT", conflicts_with = "loss")]
+    pub via: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
 pub struct BenchPeer {
-    #[arg(long)]
-    pub datagram: Option<u16>,
+    #[command(flatten)]
+    pub common: BenchCommon,
+    /// How to read
+    #[arg(long, value_enum, default_value_t = Receive::Many)]
+    pub receive: Receive,
+    /// Nodes in this process
+    #[arg(long, default_value_t = 1)]
+    pub nodes: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RuntimeName {
+    /// tokio, with a thread per core
+    Tokio,
+    /// smol, with as many threads as `SMOL_THREADS` says, else one
+    #[cfg(feature = "smol")]
+    Smol,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Congestion {
+    /// CUBIC, the usual one
+    Cubic,
+    /// NewReno
+    Reno,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Receive {
+    /// Whatever is there, in one call
+    Many,
+    /// One message in a call
+    One,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

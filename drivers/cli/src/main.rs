@@ -16,6 +16,7 @@ mod state;
 mod stats;
 mod transfer;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
@@ -26,15 +27,11 @@ use output::Output;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json);
-    let ended = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        // Spawned: the thread that waits here is none of the runtime's workers.
-        Ok(runtime) => {
-            let ended = runtime.block_on(async { tokio::spawn(run(cli, output)).await });
-            // Threads that wait for files or the network are not worth waiting for.
-            runtime.shutdown_background();
-            ended.unwrap_or_else(|e| Err(Failure::failed(format_args!("this is a bug: {e}"))))
-        }
-        Err(e) => Err(Failure::failed(format_args!("cannot start: {e}"))),
+    let ended = match cli.command {
+        // They choose a runtime themselves.
+        Some(Command::Bench(args)) => bench::run(args, output),
+        Some(Command::BenchPeer(args)) => bench::peer::run(args),
+        command => on_tokio(command, cli.config, output),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,10 +42,22 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli, output: Output) -> Result<()> {
+fn on_tokio(command: Option<Command>, config: Option<PathBuf>, output: Output) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format_args!("cannot start: {e}")))?;
+    // Spawned: the thread that waits here is none of the runtime's workers.
+    let ended = runtime.block_on(async { tokio::spawn(run(command, config, output)).await });
+    // Threads that wait for files or the network are not worth waiting for.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|e| Err(Failure::failed(format_args!("this is a bug: {e}"))))
+}
+
+async fn run(command: Option<Command>, config: Option<PathBuf>, output: Output) -> Result<()> {
     // The demo and the benchmarks stay what they are on every machine.
-    let config = || config::Config::load(cli.config.as_deref());
-    match cli.command {
+    let config = || config::Config::load(config.as_deref());
+    match command {
         None => {
             output.say("This runs the demo, `net demo`. `net --help` lists what else the program does.\n");
             demo::run(args::Demo { input: None, loss: 1.0 }, output).await
@@ -58,8 +67,8 @@ async fn run(cli: Cli, output: Output) -> Result<()> {
         Some(Command::Recv(args)) => transfer::recv(args, &config()?, output).await,
         Some(Command::Send(args)) => transfer::send(args, &config()?, output).await,
         Some(Command::Ping(args)) => ping::run(args, &config()?, output).await,
-        Some(Command::Bench(args)) => bench::run(args, output).await,
-        Some(Command::BenchPeer(args)) => bench::peer::run(args).await,
+        // `main` ran them.
+        Some(Command::Bench(_) | Command::BenchPeer(_)) => Ok(()),
         Some(Command::Relay(args)) => relay::run(args, output).await,
         Some(Command::Doctor(args)) => doctor::run(args, &config()?, output).await,
         Some(Command::Stats(args)) => stats::run(args, &config()?, output).await,

@@ -86,6 +86,7 @@ pub fn start(runtime: &Arc<dyn Runtime>, node: Node, sockets: Vec<Bound>, settin
         yielded: false,
         started: now,
         more: false,
+        batches: 0,
         inline_after: now,
         wall_at: now,
         admitted: 0,
@@ -201,6 +202,8 @@ struct Driver {
     yielded: bool,
     started: Instant,
     more: bool,
+    /// Batches of input so far.
+    batches: u64,
     inline_after: Instant,
     wall_at: Instant,
     /// Messages that ports admitted, as far as they were collected.
@@ -217,7 +220,8 @@ impl Future for Driver {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.hub.inbox.wake_up();
-        if !std::mem::take(&mut this.yielded) {
+        let resumed = std::mem::take(&mut this.yielded);
+        if !resumed {
             this.started = this.runtime.now();
             this.timers();
             this.more = this.receive(cx);
@@ -241,6 +245,7 @@ impl Future for Driver {
             || filled
             || matches!(flow, output::Flow::More)
             || this.timer.poll(cx, next).is_ready()
+            || (resumed && this.heard(cx))
             || !this.hub.inbox.sleep(cx.waker());
         if busy {
             cx.waker().wake_by_ref();
@@ -270,6 +275,16 @@ impl Driver {
         }
     }
 
+    /// After a yield: takes input that came meanwhile; true if there was any. A socket wakes once, and
+    /// that wake may have become one with the yield's own: whoever slept now without asking again would
+    /// sleep on input until some timer fires.
+    fn heard(&mut self, cx: &mut Context<'_>) -> bool {
+        let before = self.batches;
+        self.started = self.runtime.now();
+        self.more = self.receive(cx);
+        self.batches != before
+    }
+
     /// True if there may be more input than a turn takes.
     fn receive(&mut self, cx: &mut Context<'_>) -> bool {
         let now = self.started;
@@ -294,6 +309,7 @@ impl Driver {
                     Poll::Ready(Err(error)) => tracing::debug!(%error, "receive"),
                 }
                 budget -= 1;
+                self.batches += 1;
             }
         }
         false
