@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::api::{DialFailure, DialId, DialRefused, DialRequest, Event, MAX_PATHS};
 use super::cookie;
 use super::job::{Fault, JobDone, Outcome as Done, Work};
-use super::keys::{MAC, MeshKeys, equal, mac1 as make_mac1, mac16, prologue};
+use super::keys::{MAC, MeshKeys, equal, mac1 as make_mac1, mac1_fits, mac16, prologue};
 use super::machine::{Handshakes, Held, Out, Owner, count};
 use super::noise::Seed;
 use super::wire::{
@@ -322,7 +322,7 @@ impl Handshakes {
         let Some((id, dial)) = id.and_then(|id| Some((id, self.dials.get_mut(&id)?))) else {
             return count(&mut self.drops.unexpected);
         };
-        if !equal(&make_mac1(&dial.mesh.own_mac1, body), mac1) {
+        if !mac1_fits(&dial.mesh.own_mac1, body, mac1) {
             return count(&mut self.drops.mac1);
         }
         if data.get(1) != Some(&dial.major) || !matches!(dial.stage, Stage::Waiting) {

@@ -37,7 +37,7 @@ pub use api::{
     MAX_PATHS, MeshRefused, Secrets,
 };
 #[doc(hidden)]
-pub use fuzz::fuzz;
+pub use fuzz::{Lab as FuzzLab, Tally as FuzzTally};
 pub use job::{Job, JobDone};
 pub use machine::Handshakes;
 pub use wire::{Hello, Outcome, Welcome};

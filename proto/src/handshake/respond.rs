@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use super::api::{Answer, Event, HalfOpenId};
 use super::job::{Fault, JobDone, Outcome as Done, Work};
-use super::keys::{MAC, MeshKeys, equal, mac1 as make_mac1, mac1_hash, mac16, prologue};
+use super::keys::{MAC, MeshKeys, mac1 as make_mac1, mac1_fits, mac16, prologue};
 use super::machine::{Handshakes, Held, Out, Owner, count};
 use super::noise::Seed;
 use super::wire::{
@@ -75,8 +75,7 @@ impl Handshakes {
     /// A datagram of type 1. Nothing here costs more than a few MACs.
     pub(super) fn message1(&mut self, path: &Path, data: &[u8]) {
         let Some((body, mac1, mac2)) = macs(data) else { return count(&mut self.drops.malformed) };
-        let hash = mac1_hash(body);
-        let found = self.meshes.iter().find(|mesh| equal(&mac16(&mesh.own_mac1, &[&hash]), mac1));
+        let found = self.meshes.iter().find(|mesh| mac1_fits(&mesh.own_mac1, body, mac1));
         let Some(mesh) = found else { return count(&mut self.drops.mac1) };
         let major = data.get(1).copied().unwrap_or(0);
         let ours = self.config.versions;
