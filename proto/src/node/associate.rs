@@ -358,6 +358,11 @@ impl Node {
         };
         let Ok(limits) = Limits::decode_exact(limits) else {
             self.drop_dial(dial, DialError::BadAnswer);
+            if let Some(slot) = self.by_entity.get(&with.peer).copied()
+                && let Some(session) = self.slots[slot as usize].session.as_deref_mut()
+            {
+                session.dial_failed(now);
+            }
             return;
         };
         let known = self.any_session(&with.peer).map(|s| (s.incarnation, s.life));

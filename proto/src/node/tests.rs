@@ -674,11 +674,30 @@ fn the_first_path_is_the_one_whose_message_2_arrived() {
 #[test]
 fn limits_that_cannot_be_decoded_are_a_bad_answer() {
     let mut net = Net::new(2);
-    // The handshake proves the peer; its limits are not for the handshake to judge.
-    let (id, entity) = (4, net.nodes[1].me);
-    net.nodes[0].dial(net.now, id, entity, vec![Path::udp(addr(1))]);
-    let secrets = Secrets { send: [1; 32], recv: [2; 32], cipher: Cipher::ChaCha20Poly1305 };
-    net.nodes[0].answered_with_limits(net.now, entity, secrets, &[0xff; 3]);
-    net.events_of(0);
+    net.dial(0, 1, 4);
+    let Some((_, from, _, message1)) = net.wire.values().next().cloned() else { panic!("message 1") };
+    // In the place of node 1, a handshake machine with its identity and an answer of its own.
+    let Config { identity, meshes, incarnation, .. } = config(1, 1);
+    let settings = handshake::Config::new(identity, incarnation, meshes);
+    let mut other = Handshakes::new(settings, Entropy::new(&[1; 32], "other"), net.now);
+    let from = Path::udp(from);
+    other.handle_datagram(net.now, &from, &message1);
+    let mut buf = [0; 1200];
+    let len = loop {
+        while let Some((ticket, job)) = other.poll_job() {
+            other.handle_job(net.now, ticket, job.run());
+        }
+        if let Some(handshake::Event::Asked { id, resume, .. }) = other.poll_event() {
+            let association = resume.unwrap() | 1;
+            let limits = vec![0xff; 3];
+            let answer = handshake::Answer::Accept { local_index: 7, association, resumed: false, limits };
+            assert!(other.answer(net.now, id, answer));
+        } else if let Some((_, len)) = other.poll_transmit(net.now, &mut buf) {
+            break len;
+        }
+    };
+    let path = Path::udp(addr(1));
+    net.input(0, Input::Datagram { path, ecn: Ecn::NotEct, data: &mut buf[..len] });
+    net.settle(0);
     assert_eq!(net.events[0], [Event::DialFailed { dial: 4, error: DialError::BadAnswer }]);
 }
