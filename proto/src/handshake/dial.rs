@@ -321,9 +321,10 @@ impl Handshakes {
         };
         // From anywhere else it is the copy of somebody who was faster, or was sent to him and passed on
         // (RFC 9000 section 9 discards packets from unknown servers for the same reason).
-        if dial.dialled(path).is_none() {
+        // The local address stays as it was asked for: left open, the system goes on choosing.
+        let Some(path) = dial.dialled(path).and_then(|at| dial.request.paths.get(at)).copied() else {
             return count(&mut self.drops.unexpected);
-        }
+        };
         if !equal(&make_mac1(&dial.mesh.own_mac1, body), mac1) {
             return count(&mut self.drops.mac1);
         }
@@ -342,7 +343,7 @@ impl Handshakes {
             payload1: dial.payload.clone(),
             message,
         };
-        let (path, token) = (*path, path_token(mac2));
+        let token = path_token(mac2);
         let ticket = self.start_job(Owner::Dial(id), work);
         if let Some(dial) = self.dials.get_mut(&id) {
             dial.stage = Stage::Finishing { ticket, path, index: remote, token };

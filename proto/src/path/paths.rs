@@ -284,6 +284,8 @@ pub struct Paths {
 struct Round {
     /// A candidate answered; the switch comes then unless the active path answers too.
     switch_at: Option<Instant>,
+    /// The others got time once already.
+    waited: bool,
 }
 
 impl Paths {
@@ -417,10 +419,16 @@ impl Paths {
     /// that still waits there is replaced.
     pub fn on_challenge(&mut self, now: Instant, on: PathId, data: [u8; 8]) {
         self.now = now;
-        let in_use = on == self.active.id;
+        let in_use = self.in_use(on);
         if let Some(slot) = self.slot(on) {
             slot.response = Some((data, in_use));
         }
+    }
+
+    /// Whether a path leads where this side sends. A local address makes no difference: it is ours.
+    pub fn in_use(&self, id: PathId) -> bool {
+        let active = &self.active.path;
+        self.get(id).is_some_and(|p| p.path.socket == active.socket && p.path.remote == active.remote)
     }
 
     /// A response arrived. It proves the path that the challenge went out on, whichever it came back
@@ -668,7 +676,10 @@ impl Paths {
             // A path that the peer does not use gives the others time to answer.
             let others = self.candidates.iter().any(|p| p.challenge.is_some());
             match (best, &mut self.round) {
-                (Some((_, false)), Some(round)) if others => round.switch_at = Some(now + self.pto),
+                (Some((_, false)), Some(round)) if others && !round.waited => {
+                    round.waited = true;
+                    round.switch_at = Some(now + self.pto);
+                }
                 (Some((to, _)), _) => self.switch(now, to),
                 (None, _) => {}
             }
@@ -766,7 +777,7 @@ impl Paths {
 
     fn start_round(&mut self, now: Instant) {
         if self.round.is_none() {
-            self.round = Some(Round { switch_at: None });
+            self.round = Some(Round { switch_at: None, waited: false });
             self.next_round = now + self.trial();
             self.ask_active(now);
         }

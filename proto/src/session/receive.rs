@@ -95,21 +95,25 @@ impl Session {
     /// that says about paths is kept, its frames have had their effect. Opened only where it may say
     /// something, so that replays stay cheap; a forged one costs what any forged packet costs.
     fn handle_copy(&mut self, now: Instant, arrived: &Arrived, packet: &mut [u8]) -> Result<(), Noise> {
-        let active = self.paths.active();
-        let in_use = self.paths.find(&arrived.path) == Some(active);
-        let asked = self.asked.iter().position(|(counter, _)| in_use && *counter == arrived.counter);
+        let known = self.paths.find(&arrived.path);
+        let asked = self.asked.iter().find(|(counter, _)| *counter == arrived.counter).copied();
         let recent = arrived.counter.saturating_add(ReplayWindow::SIZE) >= self.replay.next();
-        let worth = asked.is_some() || self.paths.wants_copy(now, &arrived.path);
-        if self.is_closing() || !recent || !worth {
+        let wanted = self.paths.wants_copy(now, &arrived.path);
+        if self.is_closing() || !recent || !(wanted || asked.is_some() && known.is_some()) {
             return Err(Noise::Replayed);
         }
         let grace = self.pto() * 3;
         self.epochs.open(now, arrived.index, arrived.counter, packet, grace).map_err(|_| Noise::Forged)?;
-        if let Some(at) = asked {
-            let (_, data) = self.asked.remove(at);
-            self.paths.on_challenge(now, active, data);
-        } else if let Some(path) = self.paths.on_copy(now, arrived.path, packet.len()) {
+        let path = if wanted { self.paths.on_copy(now, arrived.path, packet.len()) } else { known };
+        if let Some(path) = path {
             self.ensure_path(now, path);
+            if let Some((counter, data)) = asked {
+                self.paths.on_challenge(now, path, data);
+                // Nothing better can come than over the path in use.
+                if self.paths.in_use(path) {
+                    self.asked.retain(|(other, _)| *other != counter);
+                }
+            }
         }
         self.drain_paths(now);
         Err(Noise::Replayed)
@@ -150,7 +154,7 @@ impl Session {
                 frame::PATH_CHALLENGE => {
                     let data = r.array("challenge").map_err(malformed)?;
                     self.paths.on_challenge(now, path, data);
-                    if path != self.paths.active() {
+                    if !self.paths.in_use(path) {
                         if self.asked.is_full() {
                             self.asked.remove(0);
                         }
