@@ -527,7 +527,9 @@ impl Case {
             Event::Responded { id, .. } => {
                 lab.tally.responded += 1;
                 if g.pick(2) == 0 {
-                    self.m.confirm(id);
+                    // A token that fits nothing proves no path; from where it came does not matter then.
+                    let token = (g.pick(2) == 0).then_some([g.pick(256) as u8; 8]);
+                    assert_eq!(self.m.confirm(id, &path(g.pick(4)), token), None);
                 }
             }
             Event::Completed { peer, .. } => {

@@ -34,7 +34,7 @@ mod wire;
 
 pub use api::{
     Answer, Config, DialFailure, DialId, DialRefused, DialRequest, Drops, Event, HalfOpenId, MAX_MESHES,
-    MAX_PATHS, MeshRefused, Secrets,
+    MAX_PATHS, MeshRefused, PathToken, Secrets,
 };
 #[doc(hidden)]
 pub use fuzz::{Lab as FuzzLab, Tally as FuzzTally};

@@ -315,6 +315,10 @@ pub enum DialError {
     /// The peer's policy refused us.
     #[error("the peer refused the connection with code {0}")]
     Refused(u16),
+    /// The peer is proven and accepted, but what it says about its limits cannot be decoded: it runs
+    /// something that breaks the protocol.
+    #[error("the peer's answer cannot be understood: it does not keep to the protocol")]
+    BadAnswer,
     /// The id is not a valid key, or it is our own.
     #[error("the entity id cannot be dialled")]
     BadEntity,
