@@ -333,6 +333,13 @@ impl Runtime for HostRuntime {
     fn entropy(&self) -> [u8; 32] {
         self.exec.draw(self.host)
     }
+
+    fn may_block(&self, call: &str) {
+        panic!(
+            "`{call}` blocks its thread, and the simulator has one thread for everything: use the \
+             asynchronous call"
+        );
+    }
 }
 
 struct HostSocket {
