@@ -196,7 +196,8 @@ impl Net {
         let until = self.now + time;
         for _ in 0..2_000_000 {
             let timer = self.nodes.iter().enumerate();
-            let timer = timer.filter_map(|(n, node)| node.poll_timeout().map(|(at, _)| (at.max(self.now), n)));
+            let timer =
+                timer.filter_map(|(n, node)| node.poll_timeout().map(|(at, _)| (at.max(self.now), n)));
             let (timer, arrival) = (timer.min(), self.wire.keys().next().copied());
             match (timer, arrival) {
                 (_, Some(key)) if timer.is_none_or(|(at, _)| key.0 <= at) && key.0 <= until => {

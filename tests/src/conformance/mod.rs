@@ -2,7 +2,10 @@
 //! of the SDK here, and how each runtime runs them.
 
 mod cancel;
+mod ended;
 mod sdk;
+
+pub use ended::runtime_ends;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind};

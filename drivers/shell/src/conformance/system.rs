@@ -69,15 +69,8 @@ pub(super) async fn entropy_is_fresh(env: Env) {
 }
 
 pub(super) async fn storage_keeps_its_contract(env: Env) {
-    let (done, result) = async_channel::bounded(1);
-    let (runtime, dir) = (env.here.clone(), env.dir.clone());
-    // The suite waits for completions with its thread.
-    env.here.blocking(Box::new(move || {
-        let open = || runtime.storage(&dir).expect("the directory opens");
-        crate::storage::conformance(&open);
-        let _ = done.try_send(());
-    }));
-    result.recv().await.expect("the suite of the storage passes");
+    let open = || env.here.storage(&env.dir).expect("the directory opens");
+    crate::storage::conforms(&open).await;
     #[cfg(unix)]
     if let Ok(meta) = env.dir.metadata() {
         use std::os::unix::fs::PermissionsExt;
