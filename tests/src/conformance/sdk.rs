@@ -306,7 +306,8 @@ pub(super) async fn a_stop_tells_its_code(env: Env) {
     rx.stop(5);
     let stopped = waits.recv().await.expect("the sender ends");
     assert!(matches!(stopped, Err(Error::Stopped(5))), "{stopped:?}");
-    assert!(matches!(rx.recv().await, Err(Error::Closed)), "this side reads no more");
+    let end = rx.recv().await;
+    assert!(matches!(end, Err(Error::Closed)), "this side reads no more: {end:?}");
 }
 
 pub(super) async fn the_last_handle_ends_the_stream(env: Env) {

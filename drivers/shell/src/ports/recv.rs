@@ -90,8 +90,13 @@ impl<C> RecvPort<C> {
     }
 
     /// Driver: appends a chunk. [`RecvPort::wake`] follows once per turn.
+    ///
+    /// Once this side reads no more it is dropped: the node does not know yet.
     pub fn push(&self, chunk: Taken) {
-        lock(&self.arrived).chunks.push_back(chunk);
+        let mut arrived = lock(&self.arrived);
+        if arrived.end != Some(End::Stopped) {
+            arrived.chunks.push_back(chunk);
+        }
     }
 
     /// Driver: wakes whoever waits.

@@ -153,6 +153,8 @@ fn stopping_drops_what_a_reader_holds_too() {
     port.push(arrived(0, &[b"a", b"b"]));
     assert_eq!(port.try_recv().as_deref(), Some(&b"a"[..]));
     port.stop();
+    // The driver had it in hand.
+    port.push(arrived(2, &[b"c"]));
     assert_eq!(port.try_recv(), None);
     assert_eq!(poll(pin!(port.recv())), Poll::Ready(Err(End::Stopped)));
 }
