@@ -40,6 +40,7 @@ pub use api::{
 pub use fuzz::{Lab as FuzzLab, Tally as FuzzTally};
 pub use job::{Job, JobDone};
 pub use machine::Handshakes;
+pub(crate) use wire::{COOKIE_REPLY, HEADER2, MESSAGE2, VERSIONS_REPLY};
 pub use wire::{Hello, Outcome, Welcome};
 
 #[cfg(test)]

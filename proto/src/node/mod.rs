@@ -28,6 +28,7 @@ pub use api::{
 };
 pub use config::{AcceptPolicy, Config, ConfigError};
 pub use host::{Host, MAX_LANES, OWN_ID};
+pub use index::{Steer, steer};
 pub use stats::{Drops, NodeStats};
 pub use trace::{Output, Step};
 
