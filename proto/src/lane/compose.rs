@@ -1,6 +1,7 @@
 //! Several planes as one.
 
 use super::{Effects, Job, Lane, LaneSpec};
+use crate::identity::EntityId;
 use crate::session::Peer;
 use crate::storage::{StoreOp, Ticket};
 
@@ -44,6 +45,10 @@ impl<'a> Scoped<'a> {
 }
 
 impl Effects for Scoped<'_> {
+    fn entity(&self, peer: Peer) -> Option<EntityId> {
+        self.fx.entity(peer)
+    }
+
     fn open(&mut self, peer: Peer, spec: &LaneSpec<'_>) -> Option<Lane> {
         self.fx.open(peer, &LaneSpec { kind: self.plane, ..*spec })
     }

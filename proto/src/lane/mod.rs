@@ -14,6 +14,7 @@ mod none;
 #[cfg(test)]
 mod tests;
 
+use crate::identity::EntityId;
 use crate::session::Peer;
 use crate::storage::{StoreOp, StoreResult, Ticket};
 use crate::stream::Mode;
@@ -203,6 +204,9 @@ pub trait Plane {
 
 /// What a plane can do to the world while it drains.
 pub trait Effects {
+    /// Who a peer is, proven: the identity that planes key what outlives an association by. `None` if the
+    /// peer is gone.
+    fn entity(&self, peer: Peer) -> Option<EntityId>;
     /// Opens a lane; `None` if the peer is gone or there are too many.
     fn open(&mut self, peer: Peer, spec: &LaneSpec<'_>) -> Option<Lane>;
     /// Room for a message of up to `len` bytes. `None`: wait for [`In::Writable`], or, if the turn's

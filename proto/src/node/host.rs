@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use super::{
     Command, DownReason, Event, Input, Job, JobDone, Node, NodeStats, RESERVED, StreamError, Taken, Transmit,
 };
+use crate::identity::EntityId;
 use crate::lane::{self, Effects, Ended, Gone, In, Lane, LaneSpec, MAX_HEAD, Plane, Refusal};
 use crate::session::Peer;
 use crate::storage::{StoreOp, StoreResult, Ticket};
@@ -193,6 +194,10 @@ struct Fx<'a> {
 }
 
 impl Effects for Fx<'_> {
+    fn entity(&self, peer: Peer) -> Option<EntityId> {
+        self.node.entity(peer)
+    }
+
     fn open(&mut self, peer: Peer, spec: &LaneSpec<'_>) -> Option<Lane> {
         let fits = spec.head.len() <= MAX_HEAD && (1..64).contains(&spec.kind);
         if !fits || self.lanes.count() >= MAX_LANES {
@@ -337,12 +342,22 @@ impl<P: Plane> Host<P> {
         self.turn();
     }
 
-    /// The application asks the plane.
+    /// The application asks the plane. Several commands and then one [`Self::drain`] share datagrams.
     pub fn command(&mut self, now: Instant, command: P::Cmd) {
         let now = self.clock(now);
         self.plane.command(now, command);
         self.dirty = true;
+    }
+
+    /// Has the plane act on its commands.
+    pub fn drain(&mut self, now: Instant) {
+        self.clock(now);
         self.turn();
+    }
+
+    /// See [`Plane::takes`].
+    pub fn takes(&self, port: usize) -> bool {
+        self.plane.takes(port)
     }
 
     /// An operation of [`Self::poll_store`] is done.

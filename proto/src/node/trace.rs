@@ -44,6 +44,8 @@ pub enum Step {
     Jobs,
     /// [`Host::command`] with these bytes; see [`Step::plane`].
     Plane(Vec<u8>),
+    /// [`Host::drain`].
+    Drain,
     /// [`Host::handle_stored`].
     Stored(Ticket, StoreResult),
     /// [`Host::poll_store`].
@@ -127,6 +129,7 @@ impl<P: Plane> Host<P> {
                     self.command(at, command);
                 }
             }
+            Step::Drain => self.drain(at),
             Step::Stored(ticket, result) => self.handle_stored(at, ticket, result),
             Step::Transmit(room) => {
                 let mut buf = alloc::vec![0; room];
@@ -209,7 +212,7 @@ impl Node {
             Step::Jobs => {
                 let _ = self.poll_job();
             }
-            Step::Plane(_) | Step::Stored(..) | Step::Store | Step::Told => {}
+            Step::Plane(_) | Step::Drain | Step::Stored(..) | Step::Store | Step::Told => {}
         }
         while let Some(event) = self.poll_event() {
             output.events.push(event);

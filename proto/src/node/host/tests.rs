@@ -234,7 +234,13 @@ impl Pair {
         let step = Step::plane::<Echo>(&ask);
         self.hosts[n].command(self.now, ask);
         self.note(n, step, Output::default());
+        self.drain(n);
         self.settle(n);
+    }
+
+    fn drain(&mut self, n: usize) {
+        self.hosts[n].drain(self.now);
+        self.note(n, Step::Drain, Output::default());
     }
 
     fn open(&mut self, kind: u8, mode: Mode) {
@@ -463,6 +469,8 @@ fn the_timeout_is_now_while_output_waits_and_quiet_after() {
     let mut pair = Pair::new();
     pair.hosts[0].command(pair.now, Ask::Store);
     assert_eq!(pair.hosts[0].poll_timeout(), Some((pair.now, Reason::Output)));
+    pair.hosts[0].drain(pair.now);
+    assert_eq!(pair.hosts[0].poll_timeout(), Some((pair.now, Reason::Output)));
     assert!(matches!(pair.hosts[0].poll_store(), Some((Ticket(3), StoreOp::List))));
     // Waiting for storage is not output.
     let mut buf = vec![0; 64 * 1500];
@@ -484,6 +492,7 @@ fn a_signature_is_checked_as_a_job() {
     let mut pair = Pair::new();
     pair.hosts[0].command(pair.now, Ask::Verify { seed: 5, flipped: false });
     pair.hosts[0].command(pair.now, Ask::Verify { seed: 6, flipped: true });
+    pair.hosts[0].drain(pair.now);
     assert_eq!(pair.hosts[0].poll_timeout(), Some((pair.now, Reason::Output)), "a job waits");
     pair.settle(0);
     let verified = |n, verdict| Told::Verified(n, verdict);
