@@ -16,6 +16,8 @@ pub enum Job {
 
 /// What came of a [`Job`]; goes back as [`Input::Job`](super::Input::Job). May hold secrets: a trace with
 /// it belongs in a file of mode 0600.
+// Few live at a time, and they move once: a box would cost more than the bytes.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum JobDone {
