@@ -137,7 +137,7 @@ impl<P: Plane, I> PlanePort<P, I> {
         }
         let my_turn = q.waiters.is_empty() || ticket.is_some_and(|t| q.waiters.is_head(t));
         let fits = q.bytes == 0 || q.bytes.saturating_add(cost) <= PORT_BYTES;
-        if !over && !(my_turn && fits) {
+        if !(over || my_turn && fits) {
             return Err(CommandError::Full(command));
         }
         q.bytes = q.bytes.saturating_add(cost);
