@@ -16,7 +16,7 @@ use net_proto::time::Duration;
 
 use crate::bell::{Inbox, lock};
 use crate::mailbox::Mailbox;
-use crate::ports::{RecvPort, SendError, SendPort};
+use crate::ports::{PlanePort, RecvPort, SendError, SendPort};
 
 /// Most streams that wait to be accepted; one more is refused.
 pub const MAX_UNACCEPTED_STREAMS: usize = 4096;
@@ -26,6 +26,9 @@ pub const MAX_UNACCEPTED_PEERS: usize = 1024;
 pub const MAX_NOTICES: usize = 1024;
 /// The code that a peer sees when a stream was refused because too many wait to be accepted.
 pub const REFUSED: u16 = 0xffff;
+
+/// The ports of a driver's planes.
+pub type Planes<P> = PlanePort<P, Control>;
 
 /// Where one answer goes.
 pub type Reply<T> = Sender<T>;
@@ -129,7 +132,8 @@ pub enum Control {
     Shutdown(Duration, Option<Reply<Drained>>),
 }
 
-/// What a shutdown left behind. Over the life of the mesh, `admitted = flushed + lost.messages`.
+/// What a shutdown left behind. Over the life of the mesh, `admitted = flushed + lost.messages`, where
+/// messages are those of streams and those that planes committed to lanes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
     /// Messages that were acknowledged by their peers (fire-and-forget: sent).

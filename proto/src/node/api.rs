@@ -13,9 +13,10 @@ use crate::storage::Ticket;
 use crate::stream::{self, Mode, StreamId};
 use crate::time::{Duration, WallClock};
 
-pub use crate::handshake::{Job, JobDone};
 pub use crate::session::{Batch as Transmit, DownReason, Violation};
 pub use crate::stream::MAX_LABEL;
+
+use super::job::JobDone;
 
 /// Everything that can happen to a node. One value per step; recorded, it replays.
 #[derive(Debug, Serialize)]
