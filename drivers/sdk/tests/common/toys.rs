@@ -156,7 +156,7 @@ impl Plane for Ping {
     }
 
     fn poll_timeout(&self) -> Option<(Instant, Reason)> {
-        let out = !self.blocked && !(self.asked.is_empty() && self.answers.is_empty());
+        let out = !(self.blocked || self.asked.is_empty() && self.answers.is_empty());
         (out || !self.events.is_empty()).then_some((self.now.unwrap_or(Instant::ZERO), Reason::Output))
     }
 
