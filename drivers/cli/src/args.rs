@@ -14,6 +14,9 @@ pub struct Cli {
     /// Write JSON, one object a line, instead of text for people
     #[arg(long, global = true)]
     pub json: bool,
+    /// Configuration file; without it net/config.toml where the platform keeps configuration
+    #[arg(long, global = true, env = "NET_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -23,7 +26,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong arguments; 3 the
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show three nodes, a lossy link and a file that arrives whole, in at most 15 s
+    /// Show three nodes, a lossy link and a file that arrives whole, in at most 14 s
     Demo(Demo),
     /// Print who this node is; makes an identity and a mesh if there are none
     Id(Id),
@@ -38,8 +41,14 @@ pub enum Command {
     Bench(Bench),
     /// Forward UDP datagrams to an address and lose some of them, to try things over a bad link
     Relay(Relay),
+    /// Look at what this machine offers to a node: buffers, batches, marks, clocks, ciphers
+    Doctor(Doctor),
+    /// Show what a node that runs on this machine counts
+    Stats(Stats),
     /// Print the completions of a shell
     Completions(Completions),
+    /// Write the manual pages into a folder
+    Man(Man),
     /// The far end of a benchmark; started by `net bench`
     #[command(hide = true)]
     BenchPeer(BenchPeer),
@@ -99,9 +108,9 @@ pub struct Send {
     pub to: String,
     #[command(flatten)]
     pub state: State,
-    /// How long to go on trying without a reply, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub patience: u64,
+    /// How long to go on trying without a reply, in seconds; 60 if not given
+    #[arg(long, value_name = "SECONDS")]
+    pub patience: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -125,6 +134,10 @@ pub enum Bench {
     Stream(BenchStream),
     /// Messages there and back
     Echo(BenchEcho),
+    /// Messages from one socket to many peers in turn; or, with `--idle`, what idle sessions hold
+    Sessions(BenchSessions),
+    /// What a node with one peer costs that nobody uses
+    Idle(BenchIdle),
 }
 
 #[derive(Debug, Args)]
@@ -135,6 +148,12 @@ pub struct BenchStream {
     /// What the stream promises
     #[arg(long, value_enum, default_value_t = Mode::Reliable)]
     pub mode: Mode,
+    /// How the far end reads
+    #[arg(long, value_enum, default_value_t = Receive::Many)]
+    pub receive: Receive,
+    /// How long to send, in seconds
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
     #[command(flatten)]
     pub common: BenchCommon,
 }
@@ -147,27 +166,103 @@ pub struct BenchEcho {
     /// Bytes in a message
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub payload: u32,
+    /// How long to call, in seconds
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
     #[command(flatten)]
     pub common: BenchCommon,
 }
 
 #[derive(Debug, Args)]
-pub struct BenchCommon {
-    /// How long to send
+pub struct BenchSessions {
+    /// Peers, each with a session of its own
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4000))]
+    pub count: u32,
+    /// Bytes in a message
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub payload: u32,
+    /// What the streams promise
+    #[arg(long, value_enum, default_value_t = Mode::Reliable)]
+    pub mode: Mode,
+    /// Send nothing: say how much memory the sessions hold
+    #[arg(long)]
+    pub idle: bool,
+    /// How long to send, in seconds
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
-    /// Datagrams to lose, in percent, each way
+    #[command(flatten)]
+    pub common: BenchCommon,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchIdle {
+    /// How long to watch, in seconds
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub common: BenchCommon,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct BenchCommon {
+    /// What both processes run on
+    #[arg(long, value_enum, default_value_t = RuntimeName::Tokio)]
+    pub runtime: RuntimeName,
+    /// Datagrams to lose, in percent, each way; a relay of its own process loses them
     #[arg(long, value_name = "P", default_value = "0", value_parser = percent)]
     pub loss: f64,
     /// Largest datagram, in bytes; what the node chooses if not given
     #[arg(long, value_name = "BYTES")]
     pub datagram: Option<u16>,
+    /// The congestion control of both sides
+    #[arg(long, value_enum, default_value_t = Congestion::Cubic)]
+    pub congestion: Congestion,
+    /// Both processes on this core, and only there (Linux)
+    #[arg(long, value_name = "CORE")]
+    pub pin: Option<usize>,
+    /// Where the far end binds
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub bind: SocketAddr,
+    /// Where to send instead: a relay that forwards to the far end
+    #[arg(long, value_name = "IP:PORT", conflicts_with = "loss")]
+    pub via: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]
 pub struct BenchPeer {
-    #[arg(long)]
-    pub datagram: Option<u16>,
+    #[command(flatten)]
+    pub common: BenchCommon,
+    /// How to read
+    #[arg(long, value_enum, default_value_t = Receive::Many)]
+    pub receive: Receive,
+    /// Nodes in this process
+    #[arg(long, default_value_t = 1)]
+    pub nodes: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RuntimeName {
+    /// tokio, with a thread per core
+    Tokio,
+    /// smol, with as many threads as `SMOL_THREADS` says, else one
+    #[cfg(feature = "smol")]
+    Smol,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Congestion {
+    /// CUBIC, the usual one
+    Cubic,
+    /// NewReno
+    Reno,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Receive {
+    /// Whatever is there, in one call
+    Many,
+    /// One message in a call
+    One,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -189,6 +284,31 @@ pub struct Relay {
     /// Datagrams to lose, in percent, each way
     #[arg(long, value_name = "P", default_value = "1", value_parser = percent)]
     pub loss: f64,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Look at the path to this node too: a ticket or an invite
+    #[arg(long, value_name = "TICKET|INVITE")]
+    pub to: Option<String>,
+    #[command(flatten)]
+    pub state: State,
+}
+
+#[derive(Debug, Args)]
+pub struct Stats {
+    #[command(flatten)]
+    pub state: State,
+    /// Show them again every so many seconds
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The folder to write to; it is made if it is missing
+    #[arg(value_name = "FOLDER")]
+    pub into: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -1,79 +1,181 @@
 //! `net bench`: speed between two processes on this machine, over loopback.
 //!
 //! This process sends; a second one, started from the same executable, counts. What it counted is
-//! the result.
+//! the result. The work itself runs in tasks of the chosen runtime, never in `main`.
 
+mod echo;
+mod idle;
 pub mod peer;
+mod runtime;
+mod sessions;
+mod stream;
+mod system;
 
+use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use net_sdk::{Error, FireAndForget, Invite, Mesh, Peer, Reliable, Stream, StreamOptions, Ticket};
+use clap::ValueEnum;
+use net_proto::recovery::Algorithm;
+use net_sdk::{Invite, Mesh, MeshBuilder, Peer, Runtime, Ticket};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 
-use crate::args::{Bench, BenchCommon, BenchEcho, BenchStream, Mode};
+use crate::args::{Bench, BenchCommon, Congestion, Mode, Receive};
 use crate::failure::{Failure, Result};
-use crate::output::{Output, millis};
-use crate::ping;
-use crate::relay::Relay;
+use crate::output::Output;
 
 /// What the far end counts.
 const DATA: &str = "bench/data";
 /// Where it says what it counted.
 const CONTROL: &str = "bench/control";
-/// Bytes that are handed over in one call.
-const BATCH_BYTES: usize = 32 << 10;
-/// The same in messages.
-const BATCH: usize = 512;
+/// Messages between two looks at the clock: one look costs about as much as sending a small message.
+const CLOCK_EVERY: u64 = 32;
 
 /// The command.
-pub async fn run(args: Bench, output: Output) -> Result<()> {
+pub fn run(args: Bench, output: Output) -> Result<()> {
     match args {
-        Bench::Stream(args) => stream(args, output).await,
-        Bench::Echo(args) => echo(args, output).await,
+        Bench::Stream(args) => stream::run(args, output),
+        Bench::Echo(args) => echo::run(args, output),
+        Bench::Sessions(args) => sessions::run(args, output),
+        Bench::Idle(args) => idle::run(args, output),
     }
 }
 
-/// Both processes, connected.
-struct Pair {
-    mesh: Mesh,
-    peer: Peer,
-    relay: Option<Relay>,
-    _child: Child,
+fn silent() -> Failure {
+    Failure::failed("the second process did not start")
 }
 
-impl Pair {
-    async fn start(args: &BenchCommon) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("bench-peer");
-        if let Some(bytes) = args.datagram {
-            command.arg("--datagram").arg(bytes.to_string());
-        }
-        // It ends when its standard input does, whatever becomes of this process.
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
-        let silent = || Failure::failed("the second process did not start");
-        let mut lines = BufReader::new(child.stdout.take().ok_or_else(silent)?).lines();
-        let invite: Invite = lines.next_line().await?.ok_or_else(silent)?.parse().map_err(Failure::failed)?;
+/// How an argument of the command line is written.
+fn text(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+}
 
-        let mut ticket: Ticket = invite.ticket;
+/// What both processes do alike: the settings of their nodes.
+fn builder(args: &BenchCommon, runtime: &Arc<dyn Runtime>) -> MeshBuilder {
+    let algorithm = match args.congestion {
+        Congestion::Cubic => Algorithm::Cubic,
+        Congestion::Reno => Algorithm::Reno,
+    };
+    let builder =
+        Mesh::builder().runtime(runtime.clone()).config(move |config| config.session.congestion = algorithm);
+    match args.datagram {
+        Some(bytes) => builder.max_datagram(bytes),
+        None => builder,
+    }
+}
+
+/// A second process of this program; it is told to end, and waited for, when dropped.
+struct Second {
+    child: Child,
+    input: Option<ChildStdin>,
+    /// How long it may take to end; a relay does not look at its input.
+    patience: Duration,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Second {
+    fn start(args: &[String], patience: Duration) -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let input = child.stdin.take();
+        let lines = BufReader::new(child.stdout.take().ok_or_else(silent)?).lines();
+        Ok(Self { child, input, patience, lines })
+    }
+
+    fn line(&mut self) -> Result<String> {
+        Ok(self.lines.next().ok_or_else(silent)??)
+    }
+}
+
+impl Drop for Second {
+    fn drop(&mut self) {
+        // It ends when its standard input does. Waited for: its processor time counts as ours then.
+        self.input = None;
+        let patience = Instant::now() + self.patience;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > patience {
+                _ = self.child.kill();
+                _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The far end, and what stands between.
+struct Far {
+    invite: Invite,
+    /// Where the other nodes of the far end are.
+    more: Vec<Ticket>,
+    _far: Second,
+    _relay: Option<Second>,
+}
+
+impl Far {
+    /// Starts it with `nodes` nodes.
+    fn start(args: &BenchCommon, receive: Receive, nodes: u32) -> Result<Self> {
+        system::pin(args.pin)?;
+        let mut words = vec![
+            "bench-peer".to_string(),
+            "--runtime".into(),
+            text(args.runtime),
+            "--congestion".into(),
+            text(args.congestion),
+            "--receive".into(),
+            text(receive),
+            "--nodes".into(),
+            nodes.to_string(),
+            "--bind".into(),
+            args.bind.to_string(),
+        ];
+        if let Some(bytes) = args.datagram {
+            words.extend(["--datagram".into(), bytes.to_string()]);
+        }
+        let mut far = Second::start(&words, Duration::from_secs(3))?;
+        let mut invite: Invite = far.line()?.parse().map_err(Failure::failed)?;
+        let more = (1..nodes)
+            .map(|_| far.line()?.parse().map_err(Failure::failed))
+            .collect::<Result<Vec<Ticket>>>()?;
         let mut relay = None;
         if args.loss > 0.0 {
-            let here = SocketAddr::from(([127, 0, 0, 1], 0));
-            let bad = Relay::start(here, *ticket.addrs.first().ok_or_else(silent)?, args.loss, Vec::new())?;
-            ticket.addrs = vec![bad.addr()];
-            relay = Some(bad);
+            let target = invite.ticket.addrs.first().ok_or_else(silent)?.to_string();
+            let words = ["relay", &target, "--loss", &args.loss.to_string(), "--json"].map(String::from);
+            let mut started = Second::start(&words, Duration::ZERO)?;
+            let said: Value = serde_json::from_str(&started.line()?).map_err(Failure::failed)?;
+            let addr = said["addr"].as_str().and_then(|addr| addr.parse().ok()).ok_or_else(silent)?;
+            invite.ticket.addrs = vec![addr];
+            relay = Some(started);
         }
-        let builder = Mesh::builder().mesh(invite.mesh).bind("127.0.0.1:0").accept(false);
-        let mesh = match args.datagram {
-            Some(bytes) => builder.max_datagram(bytes),
-            None => builder,
-        };
-        let mesh = mesh.start().await?;
-        let peer = mesh.connect(&ticket).await?;
-        Ok(Self { mesh, peer, relay, _child: child })
+        if let Some(via) = args.via {
+            invite.ticket.addrs = vec![via];
+        }
+        Ok(Self { invite, more, _far: far, _relay: relay })
+    }
+}
+
+/// This side, connected.
+struct Near {
+    mesh: Mesh,
+    peer: Peer,
+}
+
+impl Near {
+    async fn start(args: &BenchCommon, runtime: &Arc<dyn Runtime>, invite: &Invite) -> Result<Self> {
+        let mesh = Self::mesh(args, runtime, invite).await?;
+        let peer = mesh.connect(&invite.ticket).await?;
+        Ok(Self { mesh, peer })
+    }
+
+    /// Its node alone.
+    async fn mesh(args: &BenchCommon, runtime: &Arc<dyn Runtime>, invite: &Invite) -> Result<Mesh> {
+        let here = SocketAddr::from(([127, 0, 0, 1], 0));
+        Ok(builder(args, runtime).mesh(invite.mesh.clone()).bind(here).accept(false).start().await?)
     }
 
     /// What stands beside every figure.
@@ -82,21 +184,22 @@ impl Pair {
         Ok(json!({
             "cipher": stats.cipher.name(),
             "datagram_size": stats.datagram_size,
-            "congestion": "cubic",
-            "runtime": "tokio",
-            "cores": std::thread::available_parallelism().map_or(0, usize::from),
+            "congestion": text(args.congestion),
+            "runtime": text(args.runtime),
+            "threads": runtime::threads(args.runtime),
+            "cores": system::cores(),
             "loss_percent": args.loss,
             "rtt_us": stats.rtt.as_micros() as u64,
             "window": stats.window,
             "packets_sent": stats.packets_sent,
             "packets_lost": stats.packets_lost,
+            "packets_received": stats.packets_received,
             "debug_build": cfg!(debug_assertions),
         }))
     }
 
     async fn end(self) {
         self.mesh.shutdown_within(Duration::from_secs(1)).await;
-        drop(self.relay);
     }
 }
 
@@ -121,109 +224,32 @@ fn show(result: &Value, title: &str, output: Output) {
     }
 }
 
-async fn stream(args: BenchStream, output: Output) -> Result<()> {
-    let pair = Pair::start(&args.common).await?;
-    let options: StreamOptions = match args.mode {
-        Mode::Unreliable => FireAndForget.into(),
-        Mode::Reliable => Reliable.into(),
-    };
-    let control = pair.peer.open_stream(CONTROL, Reliable).await?;
-    let data = pair.peer.open_stream(DATA, options).await?;
-    let limit = Duration::from_secs(args.common.seconds);
-    let sent = tokio::spawn(pour(data, args.payload as usize, limit)).await.map_err(Failure::failed)??;
-    control.send(b"done").await?;
-    let silent = || Failure::failed("the second process did not say what it counted");
-    let counted =
-        tokio::time::timeout(Duration::from_secs(30), control.recv()).await.map_err(|_| silent())??;
-    let counted: Value = serde_json::from_slice(&counted.ok_or_else(silent)?).map_err(Failure::failed)?;
+/// The SDK's name of a mode.
+const fn options(mode: Mode) -> net_sdk::Mode {
+    match mode {
+        Mode::Unreliable => net_sdk::Mode::FireAndForget,
+        Mode::Reliable => net_sdk::Mode::Reliable,
+    }
+}
 
+/// Messages and times that the far end counted, as rates of `payload` bytes each.
+fn rates(counted: &Value, sent: u64, payload: u32) -> Value {
     let delivered = counted["messages"].as_u64().unwrap_or(0);
     let seconds = counted["seconds"].as_f64().unwrap_or(0.0);
-    let per_second = |n: f64| if seconds > 0.0 { n / seconds } else { 0.0 };
-    let mode = match args.mode {
-        Mode::Unreliable => "unreliable",
-        Mode::Reliable => "reliable",
-    };
-    let result = json!({
-        "work": "stream",
-        "payload": args.payload,
-        "mode": mode,
+    let rate = if seconds > 0.0 { delivered as f64 / seconds } else { 0.0 };
+    json!({
         "sent": sent,
         "delivered": delivered,
         "seconds": seconds,
-        "msgs_per_s": per_second(delivered as f64).round(),
-        "mib_per_s": (per_second(delivered as f64 * f64::from(args.payload)) / 1_048_576.0 * 10.0).round() / 10.0,
-    });
-    show(&joined(result, pair.conditions(&args.common).await?), "One way", output);
-    pair.end().await;
-    if args.mode == Mode::Reliable && delivered != sent {
-        return Err(Failure::new(crate::failure::Code::NotVerified, "not every reliable message arrived"));
-    }
-    Ok(())
+        "msgs_per_s": rate.round(),
+        "mib_per_s": (rate * f64::from(payload) / 1_048_576.0 * 10.0).round() / 10.0,
+    })
 }
 
-/// Sends for as long as `limit`, as fast as credit allows.
-async fn pour(stream: Stream, payload: usize, limit: Duration) -> Result<u64, Error> {
-    let message = vec![0x5a; payload];
-    let batch = vec![message.as_slice(); (BATCH_BYTES / payload).clamp(1, BATCH)];
-    let begun = Instant::now();
-    let mut sent = 0;
-    while begun.elapsed() < limit {
-        stream.send_batch(&batch).await?;
-        sent += batch.len() as u64;
-    }
-    stream.finish().await?;
-    Ok(sent)
-}
-
-async fn echo(args: BenchEcho, output: Output) -> Result<()> {
-    let pair = Pair::start(&args.common).await?;
-    let limit = Duration::from_secs(args.common.seconds);
-    let begun = Instant::now();
-    let mut callers = Vec::new();
-    for _ in 0..args.concurrency {
-        let stream = pair.peer.open_stream(ping::LABEL, Reliable).await?;
-        callers.push(tokio::spawn(call(stream, args.payload as usize, begun, limit)));
-    }
-    let mut times: Vec<Duration> = Vec::new();
-    for caller in callers {
-        times.extend(caller.await.map_err(Failure::failed)??);
-    }
-    let seconds = begun.elapsed().as_secs_f64();
-    times.sort_unstable();
-    let at = |p: usize| times.get(times.len() * p / 100).copied().unwrap_or_default();
-    let result = json!({
-        "work": "echo",
-        "payload": args.payload,
-        "concurrency": args.concurrency,
-        "calls": times.len(),
-        "seconds": seconds,
-        "calls_per_s": (times.len() as f64 / seconds).round(),
-        "p50_us": at(50).as_micros() as u64,
-        "p99_us": at(99).as_micros() as u64,
-    });
-    let conditions = pair.conditions(&args.common).await?;
-    let packets = conditions["packets_sent"].as_f64().unwrap_or(0.0);
-    let result = joined(result, json!({"packets_sent_per_call": packets / (times.len().max(1)) as f64}));
-    show(&joined(result, conditions), &format!("There and back, half within {}", millis(at(50))), output);
-    pair.end().await;
-    Ok(())
-}
-
-async fn call(
-    stream: Stream,
-    payload: usize,
-    begun: Instant,
-    limit: Duration,
-) -> Result<Vec<Duration>, Error> {
-    let message = vec![0x5a; payload];
-    let mut times = Vec::new();
-    while begun.elapsed() < limit {
-        let sent = Instant::now();
-        stream.send(&message).await?;
-        stream.recv().await?.ok_or(Error::Closed)?;
-        times.push(sent.elapsed());
-    }
-    stream.finish().await?;
-    Ok(times)
+/// Asks the far end what it counted.
+async fn counted(control: &net_sdk::Stream) -> Result<Value> {
+    control.send(b"done").await?;
+    let mute = || Failure::failed("the second process did not say what it counted");
+    let told = net_sdk::rt::timeout(Duration::from_secs(30), control.recv()).await.map_err(|_| mute())??;
+    serde_json::from_slice(&told.ok_or_else(mute)?).map_err(Failure::failed)
 }

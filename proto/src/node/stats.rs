@@ -30,8 +30,36 @@ pub struct NodeStats {
     pub lost: Lost,
     /// Chunks sent to streams that were gone; their ports had been told.
     pub sends_to_nobody: u64,
+    /// Lanes that a peer opened and no plane here took: of an unknown kind, forged, too many, or refused by
+    /// the plane. The opener was told why.
+    pub lanes_refused: u64,
     /// Meshes that did not fit.
     pub refused_meshes: u64,
+}
+
+/// What a node may come to hold, in bytes, by what it is for (`docs/MEMORY.md`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ceiling {
+    /// The present associations as they are: keys, paths, streams, packets under way, their places in
+    /// the node's tables. No messages.
+    pub peers: u64,
+    /// Messages that the present peers may send beyond the pool: what is left of each first window,
+    /// and 64 KiB of late fire-and-forget messages each.
+    pub credit: u64,
+    /// Windows that grew, of all associations together.
+    pub pool: u64,
+    /// Half-open handshakes, their jobs and answers, replay numbers, at their limits.
+    pub handshakes: u64,
+    /// Indices and ended associations at their limits; emptied chunks as they are.
+    pub tables: u64,
+}
+
+impl Ceiling {
+    /// All of it.
+    pub const fn total(&self) -> u64 {
+        self.peers + self.credit + self.pool + self.handshakes + self.tables
+    }
 }
 
 /// Why data packets were dropped without an answer.

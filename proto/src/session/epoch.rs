@@ -1,8 +1,10 @@
 //! Epochs: the keys of one handshake, and the rule which of several sends.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use super::aead::{Aead, Cipher, CipherSuite, Forged, TAG};
+use crate::handshake::PathToken;
 use crate::time::{Duration, Instant};
 
 /// Bytes in front of the encrypted frames.
@@ -54,8 +56,15 @@ pub struct NewEpoch {
     pub local_index: u32,
     /// Index that we write into ours.
     pub remote_index: u32,
+    /// What message 2 carried for its path, if this side initiated the handshake.
+    pub token: Option<PathToken>,
+}
+
+impl NewEpoch {
     /// Whether this side initiated the handshake.
-    pub initiated: bool,
+    pub const fn initiated(&self) -> bool {
+        self.token.is_some()
+    }
 }
 
 struct Epoch {
@@ -65,7 +74,8 @@ struct Epoch {
     open: Box<dyn Aead>,
     cipher: Cipher,
     born: Instant,
-    initiated: bool,
+    /// To be sent back until the peer shows that it has the keys; none if it initiated.
+    token: Option<PathToken>,
     /// A packet from the peer opened under it.
     confirmed: bool,
     sent: u64,
@@ -75,7 +85,8 @@ struct Epoch {
 
 /// The epochs of an association. The last one sends.
 pub(super) struct Epochs {
-    list: heapless::Vec<Epoch, MAX_EPOCHS>,
+    /// At most [`MAX_EPOCHS`], usually one.
+    list: Vec<Epoch>,
     limits: KeyLimits,
     /// Whether our entity id is the greater.
     greater: bool,
@@ -103,7 +114,7 @@ pub fn parse_header(packet: &[u8]) -> Option<(u32, u64)> {
 
 impl Epochs {
     pub(super) const fn new(limits: KeyLimits, greater: bool) -> Self {
-        Self { list: heapless::Vec::new(), limits, greater, retired: heapless::Vec::new() }
+        Self { list: Vec::new(), limits, greater, retired: heapless::Vec::new() }
     }
 
     /// Adds an epoch; it sends from now on unless the crossing rule prefers an older one.
@@ -119,22 +130,22 @@ impl Epochs {
             open: suite.key(new.secrets.cipher, &new.secrets.recv),
             cipher: new.secrets.cipher,
             born: now,
-            initiated: new.initiated,
+            token: new.token,
             // The responder adds an epoch because a packet opened under it.
-            confirmed: !new.initiated,
+            confirmed: !new.initiated(),
             sent: 0,
             forged: 0,
             retire_at: None,
         };
         let crossing = self.list.last().is_some_and(|last| {
             now.since(last.born) < CROSSING
-                && last.initiated != epoch.initiated
-                && last.initiated == self.greater
+                && last.token.is_some() != epoch.token.is_some()
+                && last.token.is_some() == self.greater
                 && last.sent < self.limits.rekey_packets
         });
         let at = if crossing { self.list.len() - 1 } else { self.list.len() };
-        // Room was made above.
-        let _ = self.list.insert(at, epoch);
+        self.list.reserve_exact(1);
+        self.list.insert(at, epoch);
     }
 
     fn give_back(&mut self, index: u32) {
@@ -210,7 +221,7 @@ impl Epochs {
         if e.sent >= self.limits.rekey_packets || e.forged >= self.limits.max_forged {
             return Instant::ZERO;
         }
-        let patience = if e.initiated { Duration::ZERO } else { self.limits.rekey_after / 12 };
+        let patience = if e.token.is_some() { Duration::ZERO } else { self.limits.rekey_after / 12 };
         e.born + self.limits.rekey_after + patience
     }
 
@@ -228,13 +239,25 @@ impl Epochs {
                 continue;
             }
             let old = self.list.remove(at);
+            self.list.shrink_to_fit();
             self.give_back(old.local_index);
         }
+    }
+
+    /// Bytes on the heap now.
+    pub(super) fn footprint(&self) -> u64 {
+        let keys: usize = self.list.iter().map(|e| size_of_val(&*e.seal) + size_of_val(&*e.open)).sum();
+        (self.list.capacity() * size_of::<Epoch>() + keys) as u64
     }
 
     /// Whether the peer has shown that it has the sending key.
     pub(super) fn confirmed(&self) -> bool {
         self.list.last().is_some_and(|e| e.confirmed)
+    }
+
+    /// What every packet begins with until the peer has shown that: which message 2 arrived.
+    pub(super) fn token(&self) -> Option<PathToken> {
+        self.list.last().filter(|e| !e.confirmed)?.token
     }
 
     pub(super) fn cipher(&self) -> Cipher {

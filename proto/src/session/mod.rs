@@ -10,6 +10,8 @@ mod receive;
 mod stats;
 mod transmit;
 
+pub(crate) use receive::leading_response;
+
 pub use epoch::{DATA, HEADER, KeyLimits, NewEpoch, OVERHEAD, parse_header};
 pub use frame::{Close, Extension};
 pub use receive::Arrived;
@@ -36,6 +38,8 @@ use epoch::Epochs;
 const MAX_RECORDS: usize = 8;
 /// Keep-alive of associations beyond the most recently used.
 const SLOW_KEEP_ALIVE: Duration = Duration::from_secs(25);
+/// Challenges remembered that came first over another path than the one in use; the oldest goes first.
+const MAX_ASKED: usize = 4;
 /// Pause before a failed renewal is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -240,6 +244,8 @@ pub struct Session {
     recovery: Recovery<Records>,
     acks: AckTracker,
     paths: Paths,
+    /// Counters and challenges that may come again over the path in use.
+    asked: heapless::Vec<(u64, [u8; 8]), MAX_ASKED>,
     /// Round-trip time and congestion of each path in `paths`.
     on_path: Vec<PathRecovery>,
     /// When the pacer allows the next packet, if it held one back.
@@ -296,6 +302,7 @@ impl Session {
             recovery: Recovery::new(),
             acks: AckTracker::new(),
             paths,
+            asked: heapless::Vec::new(),
             on_path,
             config,
             paced_until: None,
@@ -414,6 +421,12 @@ impl Session {
             self.paths.migrate_to(now, path);
             self.drain_paths(now);
         }
+    }
+
+    /// The peer began a handshake anew and proved where it is.
+    pub fn proven_at(&mut self, now: Instant, path: Path) {
+        self.paths.on_proven(now, path);
+        self.drain_paths(now);
     }
 
     /// The application drained messages.
@@ -608,8 +621,14 @@ impl Session {
         }
         match (self.in_use(), self.in_use_since) {
             (true, None) => self.in_use_since = Some(now),
-            (false, Some(_)) => self.in_use_since = None,
-            _ => {}
+            (true, Some(_)) => {}
+            (false, _) => {
+                self.in_use_since = None;
+                // Dormant, perhaps for hours: thousands of such associations must be cheap.
+                self.recovery.rest();
+                self.acks.rest();
+                self.streams.rest();
+            }
         }
         let mut at = self.epochs.retire_at().map(|t| (t, Reason::Expiry));
         // Under a key that is refused nothing can leave, so nothing that wants to leave is awaited.
@@ -674,9 +693,21 @@ impl Session {
         }
     }
 
-    /// Bytes it may come to hold beyond what is leased from the pool.
-    pub fn ceiling(&self) -> u64 {
-        core::mem::size_of::<Self>() as u64 + self.streams.ceiling()
+    /// Bytes that it holds now, but for messages: itself, its keys, paths, packets under way, streams.
+    pub fn footprint(&self) -> u64 {
+        let paths: u64 = self.on_path.iter().map(PathRecovery::footprint).sum();
+        size_of::<Self>() as u64
+            + self.epochs.footprint()
+            + self.recovery.footprint()
+            + self.acks.footprint()
+            + self.paths.footprint()
+            + self.streams.footprint()
+            + paths
+    }
+
+    /// Bytes of messages that the peer may make it hold beyond what is leased from the pool.
+    pub fn credit(&self) -> u64 {
+        self.streams.ceiling()
     }
 
     /// Checks what must hold after every step.
