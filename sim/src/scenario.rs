@@ -238,7 +238,7 @@ fn config(plan: &Plan) -> WorldConfig {
     let mut config = WorldConfig::new(plan.seed).link(link).tune(|_, node| {
         node.session.keep_alive = Duration::from_millis(500);
     });
-    config.invariants_every = 4;
+    config.invariants_every = if plan.nodes > 8 { 32 } else { 4 };
     config
 }
 
@@ -251,7 +251,7 @@ fn live(plan: &Plan, config: WorldConfig, size: usize, extra: impl FnOnce(&mut W
     world.check(LedgerBalances::default());
     world.check(CreditReturned);
     world.check(Honest);
-    world.check(BoundedMemory { limit: 256 << 20 });
+    world.check(BoundedMemory::new(256 << 20));
     extra(&mut world);
     let graph = graph(plan.seed, plan.nodes);
     world.spawn_each(plan.nodes, move |i| {

@@ -98,6 +98,17 @@ mod tests {
     }
 
     #[test]
+    fn slow_start_may_come_again_after_css() {
+        let (mut h, mut next) = (HyStart::default(), 0);
+        let mut ends = 0;
+        // The window may fall back below the threshold at any time: rounds go on behind the end of CSS.
+        for i in 0..60 {
+            ends += u32::from(round(&mut h, &mut next, 40 + i * 10));
+        }
+        assert!(ends > 1, "{ends}");
+    }
+
+    #[test]
     fn a_growing_round_trip_leads_through_css_out_of_slow_start() {
         let (mut h, mut next) = (HyStart::default(), 0);
         for _ in 0..5 {

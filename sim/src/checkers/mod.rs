@@ -66,6 +66,8 @@ pub enum Seen<'a> {
         node: u32,
         /// Its name, as in [`Seen::Sent`]; zero if no node sent it.
         id: u64,
+        /// The node that sent it, if one did.
+        from: Option<u32>,
         /// From where, as the node sees it.
         src: SocketAddr,
         /// To which address.

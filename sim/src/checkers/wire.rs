@@ -1,8 +1,5 @@
 //! What can be told from datagrams alone.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-
 use net_proto::node::{Command, Event};
 use net_proto::path::Path;
 use net_proto::time::Duration;
@@ -14,8 +11,6 @@ use crate::guard::Guard;
 #[derive(Debug, Default)]
 pub struct Wire {
     nodes: Vec<Guard>,
-    /// Who sends from an address.
-    at: BTreeMap<SocketAddr, u32>,
 }
 
 impl Wire {
@@ -46,17 +41,14 @@ impl Checker for Wire {
     fn see(&mut self, _at: Duration, seen: &Seen<'_>) -> Result<(), Broken> {
         match seen {
             Seen::Started { node, .. } => *self.of(*node) = Guard::default(),
-            Seen::Arrived { node, id, src, dst, data } => {
-                // A copy by an attacker (id zero) proves nothing about the address that it was sent to.
-                if let (true, Some(sender)) = (*id > 0, self.at.get(src).copied()) {
-                    self.of(sender).reached(*dst);
+            Seen::Arrived { node, from, src, dst, data, .. } => {
+                // A copy by an attacker proves nothing about the address that it was sent to.
+                if let Some(from) = from {
+                    self.of(*from).reached(*dst);
                 }
                 self.of(*node).got(*src, data.len());
             }
-            Seen::Sent { node, src, dst, data, .. } => {
-                if self.at.get(src) != Some(node) {
-                    self.at.insert(*src, *node);
-                }
+            Seen::Sent { node, dst, data, .. } => {
                 return self.of(*node).sent(*dst, data).map_err(|what| Broken::at(*node, what));
             }
             Seen::Command { node, command: Command::Dial { paths, .. } } => {

@@ -186,6 +186,8 @@ struct Place {
 struct Packet {
     /// Names it; zero if no node sent it.
     id: u64,
+    /// The node that sent it, if one did.
+    from: Option<u32>,
     data: Vec<u8>,
     src: SocketAddr,
     dst: SocketAddr,

@@ -58,7 +58,17 @@ impl World {
             Some(Owner::Node(to) | Owner::Host(to)) => {
                 let route = self.route(place, to);
                 let id = self.stats.datagrams;
-                let first = self.pass(Packet { id, data: bytes, src, dst, ecn, to, route, hop: 0 });
+                let first = self.pass(Packet {
+                    id,
+                    from: Some(place),
+                    data: bytes,
+                    src,
+                    dst,
+                    ecn,
+                    to,
+                    route,
+                    hop: 0,
+                });
                 self.copy(place, to, dst, data, ecn, first);
             }
         }
@@ -95,7 +105,8 @@ impl World {
         ecn: Ecn,
         to: u32,
     ) {
-        let packet = Packet { id: 0, data, src, dst, ecn, to, route: usize::MAX, hop: usize::MAX };
+        let packet =
+            Packet { id: 0, from: None, data, src, dst, ecn, to, route: usize::MAX, hop: usize::MAX };
         let slot = self.packets.put(packet);
         self.push(at, Kind::Packet(slot));
     }
@@ -175,8 +186,8 @@ impl World {
             return self.recycle(packet.data);
         }
         self.stats.arrived += 1;
-        let Packet { id, src, dst, ref data, .. } = packet;
-        let arrived = Seen::Arrived { node: packet.to, id, src, dst, data };
+        let Packet { id, from, src, dst, ref data, .. } = packet;
+        let arrived = Seen::Arrived { node: packet.to, id, from, src, dst, data };
         self.watch.see(Duration::from_nanos(self.now), &arrived);
         let p = &self.places[index];
         // Behind a NAT the node sees its inside address.
