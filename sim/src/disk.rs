@@ -358,6 +358,21 @@ impl Holder {
     }
 }
 
+impl crate::planenet::Medium for Holder {
+    fn latency(&mut self) -> Duration {
+        self.disk.latency()
+    }
+
+    fn run(&mut self, op: StoreOp) -> StoreResult {
+        Self::run(self, op)
+    }
+
+    fn crash(&mut self) {
+        self.disk.crash();
+        *self = self.disk.hold();
+    }
+}
+
 type Clock = Box<dyn Fn() -> Instant + Send>;
 
 /// A handle on a [`Disk`] as the storage effect. Operations happen in order, each when its time came.
@@ -453,6 +468,20 @@ mod tests {
         disk.crash();
         assert_eq!(disk.content("f").unwrap(), b"");
         assert_eq!(disk.injured(), 1);
+    }
+
+    #[test]
+    fn a_plane_on_it_forgets_what_it_did_not_sync() {
+        use crate::planenet::Medium;
+        let disk = Disk::new(1, 9);
+        let mut medium = disk.hold();
+        open(&mut medium);
+        write(&mut medium, 0, b"kept").unwrap();
+        sync(&mut medium).unwrap();
+        Medium::crash(&mut medium);
+        assert_eq!(sync(&mut medium), Err(StoreError::NotFound), "a new process opened nothing yet");
+        open(&mut medium);
+        assert_eq!(disk.content("f").unwrap(), b"kept");
     }
 
     #[test]

@@ -12,13 +12,13 @@ pub struct Guard {
     /// Highest counter sent under each (address, receiver index).
     counters: BTreeMap<(SocketAddr, u32), u64>,
     remotes: BTreeMap<SocketAddr, Remote>,
+    /// Addresses where something reached an honest node that has not been heard of since, and which.
+    reached: Vec<(SocketAddr, u32)>,
 }
 
 #[derive(Debug, Default)]
 struct Remote {
     trusted: bool,
-    /// Something that the node sent there reached an honest node.
-    reached: bool,
     got: u64,
     sent: u64,
 }
@@ -30,15 +30,20 @@ impl Guard {
     }
 
     /// What the node sent to this address reached an honest node there.
-    pub fn reached(&mut self, addr: SocketAddr) {
-        self.remotes.entry(addr).or_default().reached = true;
+    pub fn reached(&mut self, addr: SocketAddr, who: u32) {
+        if !self.remotes.entry(addr).or_default().trusted && !self.reached.contains(&(addr, who)) {
+            self.reached.push((addr, who));
+        }
     }
 
-    /// A datagram from `addr` reached the node. Whoever answers from there what was sent there is there.
-    pub fn got(&mut self, addr: SocketAddr, len: usize) {
-        let remote = self.remotes.entry(addr).or_default();
-        remote.got += len as u64;
-        remote.trusted |= remote.reached;
+    /// A datagram from `addr` reached the node; the honest node `who` sent it, if one did. That proves
+    /// every address at which it was reached before, wherever it sends from now: it may have moved.
+    pub fn got(&mut self, addr: SocketAddr, len: usize, who: Option<u32>) {
+        self.remotes.entry(addr).or_default().got += len as u64;
+        let proven: Vec<_> = self.reached.extract_if(.., |(_, reached)| Some(*reached) == who).collect();
+        for (addr, _) in proven {
+            self.remotes.entry(addr).or_default().trusted = true;
+        }
     }
 
     /// The node sends `data` to `addr`. An error says which rule that breaks.
@@ -93,7 +98,7 @@ mod tests {
     fn more_bytes_than_came_are_noticed() {
         let mut guard = Guard::default();
         let addr = "10.0.0.1:1".parse().unwrap();
-        guard.got(addr, 100);
+        guard.got(addr, 100, None);
         assert_eq!(guard.sent(addr, &[1; 100]), Ok(()));
         assert!(guard.sent(addr, &[1]).is_err());
         guard.trust(addr);
@@ -104,11 +109,13 @@ mod tests {
     fn who_answers_is_there() {
         let mut guard = Guard::default();
         let addr = "10.0.0.1:1".parse().unwrap();
-        guard.got(addr, 100);
+        guard.got(addr, 100, Some(3));
         assert_eq!(guard.sent(addr, &[1; 100]), Ok(()));
-        guard.reached(addr);
+        guard.reached(addr, 3);
         assert!(guard.sent(addr, &[1]).is_err(), "no answer yet");
-        guard.got(addr, 1);
+        guard.got("10.0.0.1:2".parse().unwrap(), 1, None);
+        assert!(guard.sent(addr, &[1]).is_err(), "somebody else's");
+        guard.got("10.0.0.1:2".parse().unwrap(), 1, Some(3));
         assert_eq!(guard.sent(addr, &[1; 1000]), Ok(()));
     }
 }

@@ -11,6 +11,7 @@ use net_proto::session::Peer;
 use net_proto::storage::{StoreError, StoreOp, StoreResult, Stored, Ticket};
 use net_proto::stream::{Mode, charge};
 use net_proto::time::{Duration, Instant, Reason, nanos};
+use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::string::String;
 use std::vec::Vec;
@@ -30,6 +31,8 @@ pub struct Config {
     pub lanes: usize,
     /// Runs a job.
     pub run: fn(Job) -> JobDone,
+    /// A job takes a time from this range.
+    pub job_time: (Duration, Duration),
 }
 
 impl Config {
@@ -42,8 +45,35 @@ impl Config {
             loss: 100,
             lanes: 1024,
             run,
+            job_time: (Duration::ZERO, Duration::from_micros(300)),
         }
     }
+}
+
+/// Where the storage effects of one node go.
+pub trait Medium {
+    /// How long the next operation takes.
+    fn latency(&mut self) -> Duration;
+    /// Carries out an operation; its time has come.
+    fn run(&mut self, op: StoreOp) -> StoreResult;
+    /// The power failed; what uses it from now on is a new process.
+    fn crash(&mut self);
+}
+
+/// A directory in memory that loses nothing.
+#[derive(Debug, Default)]
+struct Safe(BTreeMap<String, Vec<u8>>);
+
+impl Medium for Safe {
+    fn latency(&mut self) -> Duration {
+        Duration::from_millis(1)
+    }
+
+    fn run(&mut self, op: StoreOp) -> StoreResult {
+        store(&mut self.0, op)
+    }
+
+    fn crash(&mut self) {}
 }
 
 #[derive(Debug)]
@@ -53,8 +83,8 @@ enum Happening {
     Message { lane: usize, to: usize, number: u64, data: Vec<u8> },
     Acked { lane: usize, to: usize, number: u64, charge: u64 },
     Closed { lane: usize, to: usize, why: Ended },
-    Stored { node: usize, ticket: Ticket, result: StoreResult },
-    Done { node: usize, ticket: Ticket, done: JobDone },
+    Store { node: usize, life: u32, ticket: Ticket, op: StoreOp },
+    Done { node: usize, life: u32, ticket: Ticket, done: JobDone },
 }
 
 /// One direction of a lane.
@@ -95,7 +125,12 @@ struct World {
     lanes: Vec<LaneState>,
     /// Generation and whether it is up, by (smaller, greater) node.
     links: BTreeMap<(usize, usize), (u32, bool)>,
-    files: Vec<BTreeMap<String, Vec<u8>>>,
+    media: Vec<Box<dyn Medium>>,
+    /// When the last operation of each node is complete: they happen in order.
+    stored_at: Vec<Instant>,
+    /// Rises with every crash.
+    lives: Vec<u32>,
+    jobs: u64,
     room: Vec<u8>,
     lost: u64,
 }
@@ -254,21 +289,24 @@ impl Effects for Fx<'_> {
 
     fn store(&mut self, ticket: Ticket, op: StoreOp) {
         let w = &mut *self.world;
-        let result = store(&mut w.files[self.node], op);
-        let when = w.now + w.config.min_delay;
-        let node = self.node;
-        w.at(when, Happening::Stored { node, ticket, result });
+        let (node, life) = (self.node, w.lives[self.node]);
+        let when = w.now.max(w.stored_at[node]) + w.media[node].latency();
+        w.stored_at[node] = when;
+        w.at(when, Happening::Store { node, life, ticket, op });
     }
 
     fn job(&mut self, ticket: Ticket, job: Job) {
         let w = &mut *self.world;
         let done = (w.config.run)(job);
-        let (node, now) = (self.node, w.now);
-        w.at(now, Happening::Done { node, ticket, done });
+        w.jobs += 1;
+        let (low, high) = w.config.job_time;
+        let spread = nanos(high).saturating_sub(nanos(low));
+        let took = low + Duration::from_nanos(w.draw(9, self.node as u64, w.jobs) % (spread + 1));
+        let (node, life, when) = (self.node, w.lives[self.node], w.now + took);
+        w.at(when, Happening::Done { node, life, ticket, done });
     }
 }
 
-/// A directory in memory that loses nothing.
 fn store(files: &mut BTreeMap<String, Vec<u8>>, op: StoreOp) -> StoreResult {
     match op {
         StoreOp::Open { file, .. } => {
@@ -308,7 +346,7 @@ fn store(files: &mut BTreeMap<String, Vec<u8>>, op: StoreOp) -> StoreResult {
 impl<P: Plane> PlaneNet<P> {
     /// Nodes without links.
     pub fn new(seed: u64, config: Config, planes: Vec<P>) -> Self {
-        let files = planes.iter().map(|_| BTreeMap::new()).collect();
+        let media = planes.iter().map(|_| Box::new(Safe::default()) as Box<dyn Medium>).collect();
         let world = World {
             seed,
             config,
@@ -317,7 +355,10 @@ impl<P: Plane> PlaneNet<P> {
             sequence: 0,
             lanes: Vec::new(),
             links: BTreeMap::new(),
-            files,
+            media,
+            stored_at: planes.iter().map(|_| Instant::ZERO).collect(),
+            lives: planes.iter().map(|_| 0).collect(),
+            jobs: 0,
             room: Vec::new(),
             lost: 0,
         };
@@ -371,6 +412,26 @@ impl<P: Plane> PlaneNet<P> {
             self.planes[node].handle(now, In::Down(forge::peer(other as u32, generation), why));
             self.settle(node);
         }
+    }
+
+    /// Lets a node store elsewhere. Call it before anything happens.
+    pub fn set_medium(&mut self, node: usize, medium: impl Medium + 'static) {
+        self.world.media[node] = Box::new(medium);
+    }
+
+    /// A node's power fails: its links go down, what it waited for never comes, its medium keeps what
+    /// it keeps. `plane` is the new process; links come up again by [`PlaneNet::up`].
+    pub fn crash(&mut self, node: usize, plane: P) {
+        for other in 0..self.planes.len() {
+            if other != node {
+                self.down(node, other, Gone::Unreachable);
+            }
+        }
+        self.world.lives[node] += 1;
+        self.world.stored_at[node] = self.world.now;
+        self.world.media[node].crash();
+        self.planes[node] = plane;
+        self.settle(node);
     }
 
     /// Gives a plane a command.
@@ -428,11 +489,18 @@ impl<P: Plane> PlaneNet<P> {
                 self.planes[node].handle(now, In::Up(peer));
                 node
             }
-            Happening::Stored { node, ticket, result } => {
+            Happening::Store { node, life, ticket, op } => {
+                if self.world.lives[node] != life {
+                    return;
+                }
+                let result = self.world.media[node].run(op);
                 self.planes[node].handle(now, In::Stored(ticket, result));
                 node
             }
-            Happening::Done { node, ticket, done } => {
+            Happening::Done { node, life, ticket, done } => {
+                if self.world.lives[node] != life {
+                    return;
+                }
                 self.planes[node].handle(now, In::Job(ticket, done));
                 node
             }

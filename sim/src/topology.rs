@@ -168,6 +168,18 @@ mod tests {
     }
 
     #[test]
+    fn clusters_are_far_from_each_other() {
+        let mut world = crate::Sim::new(1).world();
+        let shape = Topology::Clusters(2, 2);
+        for _ in 0..shape.nodes() {
+            world.spawn_bare();
+        }
+        shape.lay(&mut world);
+        let mut delay = |a, b| world.link(a, b).config.delay.as_millis();
+        assert_eq!((delay(0, 1), delay(0, 2), delay(2, 0)), (10, 100, 100));
+    }
+
+    #[test]
     fn everybody_has_as_many_neighbours_and_they_agree() {
         for (nodes, degree) in [(1, 8), (2, 2), (3, 8), (9, 8), (50, 8), (1_000, 8)] {
             let graph = regular(5, nodes, degree);

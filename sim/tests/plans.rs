@@ -1,7 +1,12 @@
 //! Plans: what they do to a world, and those that once failed and must hold now (`plans/*.plan`).
 
+use std::future::poll_fn;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use net_proto::storage::{StoreOp, Ticket};
+use net_shell::runtime::Runtime;
 use net_sim::checkers::{Broken, Checker, Delivery, Seen, Wants};
 use net_sim::plan::{DiskFault, Kind, LinkFault, Nodes, What};
 use net_sim::traffic::{Flow, Station};
@@ -188,6 +193,53 @@ fn disks_of_machines_get_worse_by_plan() {
     assert!(disk.latency() > Duration::from_secs(1));
     world.run_for(ms(20)).unwrap();
     assert!(disk.latency() < Duration::from_secs(1));
+}
+
+/// Writes and syncs five bytes; the time that it took goes to `took`.
+async fn store(runtime: Arc<dyn Runtime>, took: Arc<Mutex<Vec<Duration>>>) {
+    let begin = runtime.now();
+    let mut storage = runtime.storage(Path::new("data")).unwrap();
+    let file = || "file".to_owned();
+    for (i, op) in [
+        StoreOp::Open { file: file(), exclusive: true, preallocate: 0 },
+        StoreOp::Write { file: file(), offset: 0, data: b"bytes".to_vec() },
+        StoreOp::Sync { file: file() },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        storage.submit(Ticket(i as u64), op);
+    }
+    for want in 0..3 {
+        let (ticket, result) = poll_fn(|cx| storage.poll_done(cx)).await;
+        assert!(ticket == Ticket(want) && result.is_ok(), "{ticket:?}: {result:?}");
+    }
+    took.lock().unwrap().push(runtime.now().since(begin));
+    std::future::pending::<()>().await;
+}
+
+#[test]
+fn machines_store_in_drawn_time_and_start_again_by_plan() {
+    let took: Arc<Mutex<Vec<Duration>>> = Arc::default();
+    let mut world = Sim::new(1).world();
+    let first = took.clone();
+    let host = world.spawn_task(|runtime| store(runtime, first));
+    let again = took.clone();
+    world.on_restart(host, move |w, host| {
+        let took = again.clone();
+        w.start_task(host, |runtime| store(runtime, took));
+    });
+    let plan: Plan =
+        "net-sim plan 1\nscenario x\nseed 1\nnodes 1\ntime 2s\nat 9ms disk 0 slow 100ms for 1s\n\
+                      at 10ms crash 0 for 5ms\n"
+            .parse()
+            .unwrap();
+    world.run_plan(&plan).unwrap();
+    let took = took.lock().unwrap().clone();
+    assert_eq!(took.len(), 2, "it ran, and ran again after the crash");
+    assert!(took[0] > Duration::ZERO && took[0] < ms(3), "{took:?}");
+    assert!(took[1] > ms(300), "the disk was slow: {took:?}");
+    assert_eq!(world.disk(host, "data").content("file").unwrap(), b"bytes");
 }
 
 /// Fails on the first fault of a kind.

@@ -103,7 +103,7 @@ mod tests {
         let mut ends = 0;
         // The window may fall back below the threshold at any time: rounds go on behind the end of CSS.
         for i in 0..60 {
-            ends += u32::from(round(&mut h, &mut next, 40 + i * 10));
+            ends += u32::from(round(&mut h, &mut next, 40 + i * 20));
         }
         assert!(ends > 1, "{ends}");
     }

@@ -1,6 +1,7 @@
 //! The composition, and two toy planes on simulated lanes.
 
 #[path = "../../../sim/src/planenet.rs"]
+#[allow(dead_code)]
 mod planenet;
 
 use self::planenet::{Config, PlaneNet};

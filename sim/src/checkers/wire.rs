@@ -44,9 +44,9 @@ impl Checker for Wire {
             Seen::Arrived { node, from, src, dst, data, .. } => {
                 // A copy by an attacker proves nothing about the address that it was sent to.
                 if let Some(from) = from {
-                    self.of(*from).reached(*dst);
+                    self.of(*from).reached(*dst, *node);
                 }
-                self.of(*node).got(*src, data.len());
+                self.of(*node).got(*src, data.len(), *from);
             }
             Seen::Sent { node, dst, data, .. } => {
                 return self.of(*node).sent(*dst, data).map_err(|what| Broken::at(*node, what));
