@@ -39,6 +39,8 @@ pub struct Chatter {
     size: usize,
     /// Says nothing new.
     quiet: bool,
+    /// Wants no associations any more.
+    leaving: bool,
     flushes: u64,
 }
 
@@ -63,6 +65,7 @@ impl Chatter {
             heard_on: BTreeMap::new(),
             size,
             quiet: false,
+            leaving: false,
             flushes: 0,
         }
     }
@@ -70,6 +73,15 @@ impl Chatter {
     /// Whether an association with every neighbour stands.
     pub fn whole(&self) -> bool {
         self.neighbours.iter().all(|n| self.peers.values().any(|p| *p == Some(*n)))
+    }
+
+    /// Says goodbye to everybody, for good.
+    fn leave(&mut self, cx: &mut Ctx<'_>) {
+        (self.quiet, self.leaving) = (true, true);
+        self.neighbours.clear();
+        for peer in self.peers.keys() {
+            cx.command(Command::Disconnect { peer: *peer, code: 0 });
+        }
     }
 
     fn dial(&mut self, cx: &mut Ctx<'_>) {
@@ -144,6 +156,9 @@ impl App for Chatter {
                 self.dialling.retain(|d| Some(*d) != neighbour);
                 let known = self.peers.insert(peer, neighbour).is_some();
                 sometimes!("two dials met", known);
+                if self.leaving {
+                    return cx.command(Command::Disconnect { peer, code: 0 });
+                }
                 if neighbour.is_some() && !known {
                     (0..3).for_each(|n| open(cx, peer, n));
                 }
@@ -279,6 +294,12 @@ fn live(plan: &Plan, config: WorldConfig, size: usize, extra: impl FnOnce(&mut W
         let pairs: Vec<_> = pairs.filter(|(a, b)| near(*a, *b, nodes) || near(*b, *a, nodes)).collect();
         world.eventually(CONVERGE, "everything that was said heard", |w| {
             pairs.iter().all(|(a, b)| agree(w, *a, *b))
+        })?;
+        for node in 0..world.len() as u32 {
+            world.with_app(node, Chatter::leave);
+        }
+        world.eventually(CONVERGE, "everybody gone", |w| {
+            core.iter().all(|n| w.node(*n).is_none_or(|n| n.stats().peers == 0))
         })?;
         world.at_end()
     })(&mut world);
