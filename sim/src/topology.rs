@@ -88,7 +88,9 @@ impl Topology {
     pub fn lay(&self, world: &mut World) {
         match self {
             Self::Clusters(groups, each) => {
-                for group in 0..*groups {
+                // Two groups are joined once, not there and back.
+                let joints = if *groups == 2 { 1 } else { *groups };
+                for group in 0..joints {
                     let (a, b) = (group * each, (group + 1) % groups * each);
                     if a != b {
                         let far = world.link(a, b).config.delay * 10;
