@@ -41,6 +41,8 @@ use queue::{Entry, Slab};
 
 /// Nothing on a node's first clock reading is special, so clocks start here by default.
 const CLOCK_START: u64 = 1_000_000_000;
+/// GSO batches that a node may send at one instant; more is no protocol.
+const MAX_BATCHES: u32 = 20_000;
 /// Port of every node.
 const PORT: u16 = 7_000;
 
@@ -601,7 +603,7 @@ impl World {
     /// Lets a node work until it waits: events to the application, jobs out, datagrams out, timers.
     pub(crate) fn settle(&mut self, place: u32) {
         let index = place as usize;
-        let mut silent = 0;
+        let (mut silent, mut batches) = (0, 0);
         for turn in 0.. {
             let local = self.local_now(place);
             let mut moved = false;
@@ -616,8 +618,15 @@ impl World {
             let mut out = std::mem::take(&mut self.out);
             while let Some(transmit) = self.node_mut(place).and_then(|n| n.poll_transmit(local, &mut out)) {
                 moved = true;
+                batches += 1;
                 self.send(place, &transmit, &out);
-                if self.failure.is_some() {
+                if batches > MAX_BATCHES {
+                    self.fail(
+                        Some(place),
+                        format!("no livelock: more than {MAX_BATCHES} batches at one instant"),
+                    );
+                }
+                if self.failure.is_some() || self.watch.broken.is_some() {
                     break;
                 }
             }
