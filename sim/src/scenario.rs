@@ -19,6 +19,8 @@ use crate::{LinkConfig, sometimes};
 
 /// Longest time that a healed mesh may take to be whole again.
 const CONVERGE: Duration = Duration::from_secs(90);
+/// Most bytes in flight where nobody says anything.
+const AT_REST: u64 = 6_000;
 /// A chatter speaks so often.
 const SPEAKS: Duration = Duration::from_millis(250);
 
@@ -318,7 +320,10 @@ fn agree(world: &World, a: u32, b: u32) -> bool {
     let streams = |at: u32, p: Peer| world.node(at).and_then(|n| n.peer_stats(p)).map(|s| s.streams);
     let all = said.streams.iter().filter(|((p, _), talk)| *p == to && talk.mode != Mode::FireAndForget);
     let mut all = all.map(|((_, stream), talk)| (stream, talk.said));
-    streams(a, to) == streams(b, from)
+    // What is in flight then is a keep-alive or a probe of a size.
+    let at_rest = world.node(a).and_then(|n| n.peer_stats(to)).is_some_and(|s| s.in_flight <= AT_REST);
+    at_rest
+        && streams(a, to) == streams(b, from)
         && all.all(|(stream, said)| heard.heard_on.get(&(from, *stream)).copied().unwrap_or(0) == said)
 }
 
