@@ -229,9 +229,7 @@ impl Session {
             }
             self.ping = false;
         }
-        let data = |r: &Record| {
-            matches!(r, Record::Stream(SentFrame::Data { .. } | SentFrame::Once { .. }))
-        };
+        let data = |r: &Record| matches!(r, Record::Stream(SentFrame::Data { .. } | SentFrame::Once { .. }));
         self.acks.on_sent(now, before > 0, records.iter().any(data));
         let frames = w.used();
         (frames > 0).then_some(Filled { frames, ack_eliciting: frames > before, records })
