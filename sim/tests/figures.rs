@@ -27,7 +27,7 @@ fn goodput(s: Sim, loss: u32, seconds: u64) -> Result<f64, net_sim::Failure> {
 #[test]
 fn goodput_lossless() {
     check("goodput_lossless", 1, |s| {
-        let bits = goodput(s, 0, 15)?;
+        let bits = goodput(s, 0, 8)?;
         println!("goodput lossless: {:.1} Mbit/s", bits / 1e6);
         ensure(&s.world(), bits >= 0.9 * RATE as f64, || format!("{:.1} Mbit/s", bits / 1e6))
     });
@@ -35,8 +35,10 @@ fn goodput_lossless() {
 
 /// RFC 9438 as a model: packets of one window per round trip, each lost with probability `loss`.
 /// Returns bits per second. It shares no code with the implementation and no randomness with the
-/// simulator.
-fn cubic_model(loss: f64, rtt: f64, rate: f64, seconds: f64, seed: u64) -> f64 {
+/// simulator. It knows no serialisation, no delayed acknowledgement, no timer, and learns of a loss at
+/// the end of the round. `switch`: the Reno-friendly estimate grows by a packet per round once it is
+/// back where the reduction began, as section 4.3 recommends.
+fn cubic_model(loss: f64, rtt: f64, rate: f64, seconds: f64, seed: u64, switch: bool) -> f64 {
     const SEGMENT: f64 = 1_400.0;
     const BETA: f64 = 0.7;
     const C: f64 = 0.4;
@@ -48,7 +50,7 @@ fn cubic_model(loss: f64, rtt: f64, rate: f64, seconds: f64, seed: u64) -> f64 {
         (state >> 11) as f64 / (1u64 << 53) as f64
     };
     let limit = rate * rtt / 8.0 / SEGMENT;
-    let (mut cwnd, mut w_max, mut w_est, mut epoch) = (10.0f64, 0.0f64, 0.0f64, 0.0f64);
+    let (mut cwnd, mut w_max, mut w_est, mut epoch, mut prior) = (10.0f64, 0.0f64, 0.0f64, 0.0f64, 0.0f64);
     let (mut time, mut delivered, mut slow_start) = (0.0, 0.0, true);
     while time < seconds {
         let packets = cwnd.min(limit).floor().max(1.0);
@@ -56,6 +58,7 @@ fn cubic_model(loss: f64, rtt: f64, rate: f64, seconds: f64, seed: u64) -> f64 {
         delivered += packets - lost;
         time += rtt;
         if lost > 0.0 {
+            prior = cwnd;
             w_max = if cwnd < w_max { cwnd * (1.0 + BETA) / 2.0 } else { cwnd };
             cwnd = (cwnd * BETA).max(2.0);
             w_est = cwnd;
@@ -65,7 +68,7 @@ fn cubic_model(loss: f64, rtt: f64, rate: f64, seconds: f64, seed: u64) -> f64 {
             cwnd = (cwnd * 2.0).min(limit);
         } else {
             let k = (w_max * (1.0 - BETA) / C).cbrt();
-            w_est += 3.0 * (1.0 - BETA) / (1.0 + BETA);
+            w_est += if switch && w_est >= prior { 1.0 } else { 3.0 * (1.0 - BETA) / (1.0 + BETA) };
             let cubic = C * (time - epoch - k).powi(3) + w_max;
             cwnd = cubic.max(w_est).min(limit);
         }
@@ -75,21 +78,30 @@ fn cubic_model(loss: f64, rtt: f64, rate: f64, seconds: f64, seed: u64) -> f64 {
 
 #[test]
 fn goodput_at_1_percent_loss_is_no_less_than_the_models() {
-    let (seeds, seconds) = (runs(6), 30);
-    let model =
-        (1..=200).map(|i| cubic_model(0.01, 0.04, RATE as f64, seconds as f64, i)).sum::<f64>() / 200.0;
+    let (seeds, seconds) = (runs(20), if cfg!(debug_assertions) { 30 } else { 60 });
+    let model = |switch| {
+        const RUNS: u64 = 1_000;
+        let one = |i| cubic_model(0.01, 0.04, RATE as f64, seconds as f64, i, switch);
+        (1..=RUNS).map(one).sum::<f64>() / RUNS as f64
+    };
     let each: Vec<f64> = (0..seeds).map(|i| goodput(Sim::new(i), 10_000, seconds).unwrap()).collect();
     let ours = each.iter().sum::<f64>() / seeds as f64;
-    // Luck moves a mean of few runs: two standard errors are granted.
     let variance = each.iter().map(|x| (x - ours).powi(2)).sum::<f64>() / (seeds.max(2) - 1) as f64;
     let error = (variance / seeds as f64).sqrt();
+    let (plain, switched) = (model(false), model(true));
     println!(
-        "goodput at 1 % loss: {:.3} ± {:.3} Mbit/s, the model {:.3}",
+        "goodput at 1 % loss, {seeds} runs of {seconds} s: {:.3} ± {:.3} Mbit/s; the model {:.3}, a margin of {:.1} \
+         standard errors; with section 4.3's faster growth {:.3}",
         ours / 1e6,
         error / 1e6,
-        model / 1e6
+        plain / 1e6,
+        (ours - plain) / error,
+        switched / 1e6
     );
-    assert!(ours + 2.0 * error >= model, "{:.3} Mbit/s, the model makes {:.3}", ours / 1e6, model / 1e6);
+    assert!(ours >= plain, "{:.3} Mbit/s, the model makes {:.3}", ours / 1e6, plain / 1e6);
+    // Rounds without any delay are more than a real path allows: an acknowledgement-clocked window
+    // is always half a round of growth behind.
+    assert!(ours >= 0.95 * switched, "{:.3} Mbit/s of {:.3}", ours / 1e6, switched / 1e6);
 }
 
 /// Two flows through one bottleneck of 40 Mbit/s, 40 ms round trip, a queue of one bandwidth-delay

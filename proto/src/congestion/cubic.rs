@@ -173,13 +173,11 @@ impl Controller for Cubic {
         let floor = MINIMUM_PACKETS * self.mtu;
         if self.recovery_from.is_none_or(|from| event.sent_at > from) {
             self.recovery_from = Some(now);
-            self.prior = self.window;
-            self.w_max = if self.window < self.w_max {
-                self.window * FAST_CONVERGENCE.0 / FAST_CONVERGENCE.1
-            } else {
-                self.window
-            };
-            self.window = (self.window * BETA.0 / BETA.1).max(floor);
+            let used = event.used(self.window, self.mtu);
+            self.prior = used;
+            self.w_max =
+                if used < self.w_max { used * FAST_CONVERGENCE.0 / FAST_CONVERGENCE.1 } else { used };
+            self.window = (used * BETA.0 / BETA.1).max(floor);
             self.ssthresh = self.window;
             self.epoch = None;
             self.fresh = 0;

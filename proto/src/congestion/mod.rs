@@ -61,8 +61,21 @@ pub struct Congestion {
     pub lost_bytes: u64,
     /// Bytes in flight before this acknowledgement or timeout took anything off.
     pub prior_in_flight: u64,
+    /// The most that was in flight in this round trip and the one before, in bytes.
+    pub peak_in_flight: u64,
     /// Bytes that this acknowledgement took off as delivered.
     pub acked_bytes: u64,
+}
+
+impl Congestion {
+    /// What to reduce: `window`, or what was used of it if that was less than three quarters. A window
+    /// that stood open while something else held the sender back says nothing about the path, and a
+    /// reduction of it would reduce nothing (RFC 9438 section 4.6, RFC 7661). Closer than that, what
+    /// was in flight is as much the pacer's doing and the last fraction of a datagram's.
+    fn used(&self, window: u64, mtu: u64) -> u64 {
+        let used = self.peak_in_flight.saturating_add(mtu);
+        if used < window - window / 4 { used } else { window }
+    }
 }
 
 /// A congestion controller of one path. The order per acknowledgement is: [`Self::on_ack`] for each

@@ -73,7 +73,7 @@ impl Controller for Reno {
         }
         let floor = MINIMUM_PACKETS * self.mtu;
         if self.recovery_from.is_none_or(|from| event.sent_at > from) {
-            self.window = (self.window / 2).max(floor);
+            self.window = (event.used(self.window, self.mtu) / 2).max(floor);
             self.ssthresh = self.window;
             self.recovery_from = Some(now);
             self.credit = 0;

@@ -70,6 +70,8 @@ pub struct PathRecovery {
     pub(super) ecn_lost: u64,
     /// The window was used in this round, and in the one before.
     pub(super) used: (bool, bool),
+    /// The most that was in flight in this round, and in the one before.
+    pub(super) peak: (u64, u64),
     pub(super) round_end: u64,
     pub(super) lost: u64,
     pub(super) spurious: u64,
@@ -119,6 +121,7 @@ impl PathRecovery {
             ecn: EcnState::Testing,
             ecn_lost: 0,
             used: (false, false),
+            peak: (0, 0),
             round_end: 0,
             lost: 0,
             spurious: 0,
@@ -233,6 +236,7 @@ impl PathRecovery {
         self.packet_threshold = PACKET_THRESHOLD;
         self.time_eighths = TIME_EIGHTHS;
         self.used = (false, false);
+        self.peak = (self.in_flight, 0);
         if self.eliciting > 0 {
             self.probe_from = self.probe_from.max(now);
         }
@@ -257,12 +261,16 @@ impl PathRecovery {
         self.pto().saturating_mul(3)
     }
 
-    /// The window counts as used if it was nearly full in this round or the last.
-    pub(super) const fn app_limited(&self) -> bool {
-        !(self.used.0 || self.used.1)
+    /// The window counts as used if it was nearly full in this round or the last. In slow start it never
+    /// runs ahead of twice what is in flight, whatever was used a round ago.
+    fn app_limited(&self) -> bool {
+        let ahead = self.congestion.in_slow_start()
+            && self.tally.prior_in_flight.saturating_mul(2) < self.congestion.window();
+        ahead || !(self.used.0 || self.used.1)
     }
 
     pub(super) fn note_sent(&mut self) {
+        self.peak.0 = self.peak.0.max(self.in_flight);
         let window = self.congestion.window();
         let mtu = u64::from(self.mtu);
         let enough =
@@ -366,6 +374,7 @@ impl PathRecovery {
                     signal,
                     sent_at,
                     lost_bytes: t.lost_bytes,
+                    peak_in_flight: self.peak.0.max(self.peak.1),
                     prior_in_flight: t.prior_in_flight,
                     acked_bytes: t.acked_bytes,
                 },
@@ -379,6 +388,7 @@ impl PathRecovery {
                     signal,
                     sent_at,
                     lost_bytes: 0,
+                    peak_in_flight: self.peak.0.max(self.peak.1),
                     prior_in_flight: t.prior_in_flight,
                     acked_bytes: t.acked_bytes,
                 },
@@ -391,6 +401,7 @@ impl PathRecovery {
         if self.largest_acked.is_some_and(|(sequence, _)| sequence >= self.round_end) {
             self.round_end = self.next_sequence;
             self.used = (false, self.used.0);
+            self.peak = (self.in_flight, self.peak.0);
         }
     }
 

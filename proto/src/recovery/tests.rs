@@ -377,3 +377,38 @@ fn acknowledgements_leave_after_ten_packets_five_ms_or_at_once_on_a_gap_or_ce() 
     assert_eq!(t.write(ms(3), &mut w), Some(14));
     assert_eq!(Ack::decode_exact(w.written()).unwrap().ranges, [12..=14]);
 }
+
+#[test]
+fn acknowledgements_that_nothing_carries_do_not_wait_for_more() {
+    let mut t = AckTracker::new();
+    let mut buf = [0; 100];
+    let mut answer = |t: &mut AckTracker, at, data| {
+        assert!(t.write(ms(at), &mut crate::codec::Writer::new(&mut buf)).is_some());
+        t.on_sent(ms(at), true, data);
+    };
+    for n in 0..2 {
+        let _ = t.insert(n, ms(n * 100), true, Ecn::NotEct);
+        assert!(!t.ack_due(ms(n * 100 + 4)) && t.ack_due(ms(n * 100 + 5)));
+        answer(&mut t, n * 100 + 5, false);
+    }
+    let _ = t.insert(2, ms(200), true, Ecn::NotEct);
+    assert!(t.ack_due(ms(200)), "nothing to wait for");
+    answer(&mut t, 200, false);
+    let half = ms(200) + Duration::from_micros(500);
+    let _ = t.insert(3, half, true, Ecn::NotEct);
+    assert!(!t.ack_due(half), "more may follow closely");
+    assert_eq!(t.poll_timeout(half), Some((half + Duration::from_millis(1), Reason::Ack)));
+    answer(&mut t, 202, false);
+    // The application answered, a little after the acknowledgement left.
+    t.on_sent(ms(206), false, true);
+    let _ = t.insert(4, ms(300), true, Ecn::NotEct);
+    assert!(!t.ack_due(ms(304)), "a reply will carry it");
+    answer(&mut t, 304, true);
+    // Data long after a lone acknowledgement could not have carried it.
+    for n in 5..8 {
+        let _ = t.insert(n, ms(n * 100), true, Ecn::NotEct);
+        assert_eq!(t.ack_due(ms(n * 100)), n == 7);
+        answer(&mut t, n * 100 + 5, false);
+        t.on_sent(ms(n * 100 + 50), false, true);
+    }
+}

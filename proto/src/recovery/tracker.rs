@@ -3,12 +3,15 @@
 use super::ack::{EcnCounts, MAX_RANGES_SENT, write_ack};
 use crate::bounded::{Inserted, RangeSet};
 use crate::codec::Writer;
-use crate::congestion::MAX_ACK_DELAY;
+use crate::congestion::{GRANULARITY, MAX_ACK_DELAY};
 use crate::path::Ecn;
 use crate::time::{Duration, Instant, Reason};
 
 /// Ack-eliciting packets after which an acknowledgement goes at once.
 pub const ACK_EVERY: u32 = 10;
+
+/// After this many acknowledgements in a row that found nothing to ride on, none is expected.
+const LONELY: u8 = 2;
 
 /// What [`AckTracker::insert`] made of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,12 @@ pub struct AckTracker {
     at_once: bool,
     /// A gap was seen; say so again when this number arrives, so that the packet threshold is met.
     again_at: Option<u64>,
+    /// When the last ack-eliciting packet came.
+    last_at: Option<Instant>,
+    /// Acknowledgements in a row that left without data, up to [`LONELY`].
+    lonely: u8,
+    /// When the last of them left.
+    alone_at: Option<Instant>,
     ecn: EcnCounts,
 }
 
@@ -54,6 +63,9 @@ impl AckTracker {
             deadline: None,
             at_once: false,
             again_at: None,
+            last_at: None,
+            lonely: 0,
+            alone_at: None,
             ecn: EcnCounts { ect0: 0, ect1: 0, ce: 0 },
         }
     }
@@ -98,8 +110,15 @@ impl AckTracker {
 
     fn note_eliciting(&mut self, number: u64, before: Option<u64>, now: Instant, ecn: Ecn) {
         self.eliciting = self.eliciting.saturating_add(1);
+        // An acknowledgement waits for data to ride on, or for more packets to cover. Where data does
+        // not come it waits only for packets that follow closely: the delay would add to every round
+        // trip, and a small window pays for it in throughput.
+        let lonely = self.lonely >= LONELY;
+        let patience = if lonely { GRANULARITY } else { MAX_ACK_DELAY };
+        let apart = self.last_at.is_none_or(|last| now.since(last) >= GRANULARITY);
+        self.last_at = Some(now);
         if self.deadline.is_none() {
-            self.deadline = Some(now + MAX_ACK_DELAY);
+            self.deadline = Some(now + patience);
         }
         // The first packet of a session may well not be number 0: no gap is known before it.
         let expected = before.map_or(number, |largest| largest.saturating_add(1));
@@ -113,7 +132,7 @@ impl AckTracker {
         if again && number == expected {
             self.again_at = None;
         }
-        if number != expected || again || ecn == Ecn::Ce || self.eliciting >= ACK_EVERY {
+        if number != expected || again || (lonely && apart) || ecn == Ecn::Ce || self.eliciting >= ACK_EVERY {
             self.at_once = true;
         }
     }
@@ -174,6 +193,21 @@ impl AckTracker {
         }
         self.at_once = false;
         Some(largest)
+    }
+
+    /// A packet left; `acked`: with a frame from [`Self::write`], `data`: with data of the application.
+    /// Teaches whether acknowledgements find something to ride on.
+    pub fn on_sent(&mut self, now: Instant, acked: bool, data: bool) {
+        if data {
+            // Data that left soon after a lone acknowledgement could have carried it.
+            if acked || self.alone_at.is_some_and(|at| now.since(at) <= MAX_ACK_DELAY) {
+                self.lonely = 0;
+            }
+            self.alone_at = None;
+        } else if acked {
+            self.lonely = self.lonely.saturating_add(1).min(LONELY);
+            self.alone_at = Some(now);
+        }
     }
 
     /// The peer has a frame of ours whose largest number was `largest`: it need not be repeated.

@@ -27,7 +27,7 @@ use crate::bounded::ReplayWindow;
 use crate::entropy::Entropy;
 use crate::identity::{EntityId, Incarnation};
 use crate::path::{self, Path, PathEvent, PathId, Paths};
-use crate::recovery::{AckTracker, Algorithm, PathRecovery, Recovery, Timeout};
+use crate::recovery::{AckTracker, Algorithm, Fate, PathRecovery, Recovery, Timeout};
 use crate::stream::{self, Limits, Pool, SentFrame, StreamId, Streams};
 use crate::time::{Duration, Instant, Reason, earlier};
 
@@ -536,7 +536,11 @@ impl Session {
         let mut settle = Settle { now, streams, paths, acks: None };
         // Losses first, then perhaps a probe; each path at most once.
         for _ in 0..=on_path.len() {
-            match recovery.handle_timeout(now, on_path, &mut |fate, sent| settle.packet(fate, sent)) {
+            let mut sink = |fate, sent| {
+                counts.packets_lost += u64::from(fate != Fate::Acked);
+                settle.packet(fate, sent);
+            };
+            match recovery.handle_timeout(now, on_path, &mut sink) {
                 Timeout::Nothing => break,
                 Timeout::Lost => {}
                 // Nothing leaves on a path that data was taken off, so nothing will settle what is still

@@ -7,6 +7,7 @@ use super::{DownReason, Record, Records, Session, State};
 use crate::codec::{BufferTooSmall, Wire, Writer};
 use crate::path::{Ecn, Path, PathFrame, PathId};
 use crate::recovery::{Blocked, PathRecovery, Sent};
+use crate::stream::SentFrame;
 use crate::time::Instant;
 
 /// Most datagrams in one batch; what kernels take in one GSO call.
@@ -234,6 +235,8 @@ impl Session {
             }
             self.ping = false;
         }
+        let data = |r: &Record| matches!(r, Record::Stream(SentFrame::Data { .. } | SentFrame::Once { .. }));
+        self.acks.on_sent(now, before > 0, records.iter().any(data));
         let frames = w.used();
         (frames > 0).then_some(Filled { frames, ack_eliciting: frames > before, records })
     }

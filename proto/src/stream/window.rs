@@ -15,7 +15,8 @@ pub(super) struct Window {
     pub received: u64,
     /// Drained by the application (or known never to arrive).
     pub drained: u64,
-    epoch: Instant,
+    /// Since when, and from which charge on, the rate of draining is measured.
+    epoch: Option<Instant>,
     epoch_drained: u64,
     wanted: u64,
     /// Charge of the message that the peer waits with; if the window is smaller, draining alone does not
@@ -32,7 +33,7 @@ impl Window {
             max,
             received: 0,
             drained: 0,
-            epoch: Instant::ZERO,
+            epoch: None,
             epoch_drained: 0,
             wanted: 0,
             wanted_size: 0,
@@ -56,18 +57,21 @@ impl Window {
         rtt: Duration,
         grow: &mut dyn FnMut(u64, u64) -> bool,
     ) -> bool {
+        let epoch = *self.epoch.get_or_insert(now);
         self.drained += charge;
-        if self.drained - self.epoch_drained >= self.size {
-            let took = now.since(self.epoch);
-            if took <= rtt.saturating_mul(2) {
+        // A sender that doubles its rate each round trip must find the window doubled before it gets there:
+        // the window is kept at twice what a round trip brings.
+        if self.drained - self.epoch_drained >= self.size / 2 {
+            let took = now.since(epoch);
+            if took <= rtt {
                 let to = self.size.saturating_mul(2).min(self.max);
                 if to > self.size && grow(self.size, to) {
                     self.size = to;
                 }
-            } else if took > rtt.saturating_mul(64) {
+            } else if took > rtt.saturating_mul(32) {
                 self.size = (self.size / 2).max(self.base);
             }
-            self.epoch = now;
+            self.epoch = Some(now);
             self.epoch_drained = self.drained;
         }
         self.raise(grow)
