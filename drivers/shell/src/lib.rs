@@ -4,6 +4,7 @@
 
 pub mod aead;
 pub mod bell;
+pub mod bus;
 pub mod driver;
 pub mod hub;
 pub mod mailbox;
