@@ -2,17 +2,26 @@
 //! is numbered once and acknowledged in order. `docs/protocol/bus.md` has the states.
 //!
 //! ```text
-//! emit ─▶ Router ─▶ Log (one per shard) ─┬─▶ readers: Event | Lost{from,to}
-//!                                        ├─▶ Outbox ─▶ storage
-//!                                        └─▶ Pipeline ─▶ link of an adapter ─▶ engine
+//! emit ─▶ route ─▶ Log (one per shard) ─┬─▶ readers: events, or what they lost
+//!                                       ├─▶ Outbox ─▶ storage
+//!                                       └─▶ Pipeline ─▶ link of an adapter ─▶ engine
 //! ```
 //!
 //! The machines here are independent of each other and of everything above the ground; the shell
 //! composes them under one lock per shard.
 
+mod cursor;
 mod id;
+mod ledger;
+mod log;
+pub mod route;
 
+pub use cursor::Cursor;
+#[doc(hidden)]
+pub use cursor::samples as cursor_samples;
 pub use id::{BadText, EventId, MAX_SHARDS, Position, ProducerId, Shard};
+pub use ledger::{Ledger, Losses};
+pub use log::{Backpressure, Event, Log, LogCounts, LogLimits, MAX_READERS, ReaderId, Refused, Slice};
 
 /// Longest event, in bytes. An engine may take less.
 pub const MAX_EVENT: u32 = 1 << 20;
