@@ -351,6 +351,12 @@ impl Log {
         self.last_stamp
     }
 
+    /// Events from now on get stamps above `stamp`: a reader that merges several logs raises all of
+    /// them, and so knows that nothing older can come.
+    pub fn raise(&mut self, stamp: u64) {
+        self.last_stamp = self.last_stamp.max(stamp);
+    }
+
     #[cold]
     fn make_room(&mut self, cost: u64) -> Result<(), Refused> {
         if cost + SEGMENT_COST > self.limits.bytes || self.limits.events == 0 {
