@@ -594,11 +594,17 @@ impl Log {
         self.next.saturating_sub(self.floor)
     }
 
-    /// Gives up what no reader will get any more: it counts as lost in a shutdown.
-    pub fn abandon(&mut self) -> u64 {
+    /// Gives up what was not read, or only what nobody holds; it counts as lost in a shutdown.
+    pub fn abandon(&mut self, held: bool) -> u64 {
+        if !held && self.floor != u64::MAX {
+            return 0;
+        }
         let unread = self.next - self.taken;
         self.lost.shutdown += unread;
-        self.trim(self.next);
+        self.taken = self.next;
+        if held {
+            self.trim(self.next);
+        }
         unread
     }
 

@@ -98,6 +98,8 @@ struct Lane {
     at: Option<Position>,
     lost: Option<(Position, Position)>,
     chunks: VecDeque<Chunk>,
+    /// The position that was returned last.
+    seen: Option<Position>,
 }
 
 /// Reads on at most as many events, and about as many bytes, of a shard at a time.
@@ -127,7 +129,7 @@ pub struct Reader {
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").field("cursor", &self.cursor.to_string()).finish_non_exhaustive()
+        f.debug_struct("Reader").field("cursor", &self.cursor().to_string()).finish_non_exhaustive()
     }
 }
 
@@ -168,7 +170,7 @@ impl Reader {
         for &shard in shards {
             let at = reader.cursor.get(shard);
             let at = at.or_else(|| tail.iter().find(|(s, _)| *s == shard).map(|(_, at)| *at));
-            let mut lane = Lane { shard, reader: None, next: 0, at, lost: None, chunks: VecDeque::new() };
+            let mut lane = Lane { shard, reader: None, next: 0, at, lost: None, chunks: VecDeque::new(), seen: None };
             if reader.bus.adapter().is_none() {
                 reader.place(&mut lane, attached)?;
             }
@@ -204,8 +206,14 @@ impl Reader {
     }
 
     /// Where the reader stands: behind everything that it returned.
-    pub fn cursor(&self) -> &Cursor {
-        &self.cursor
+    pub fn cursor(&self) -> Cursor {
+        let mut cursor = self.cursor.clone();
+        for lane in &self.lanes {
+            if let Some(seen) = lane.seen {
+                cursor.advance(lane.shard, seen);
+            }
+        }
+        cursor
     }
 
     /// The next item. `None` after the bus was shut down and everything was read. An error of the
@@ -263,12 +271,12 @@ impl Reader {
         let bus = &self.bus;
         let lane = self.lanes.get_mut(lane)?;
         if let Some((from, to)) = lane.lost.take() {
-            self.cursor.advance(lane.shard, to);
+            lane.seen = Some(to);
             return Some(Item::Lost { shard: lane.shard, from, to });
         }
         let event = lane.pop(bus)?;
         self.left = self.left.saturating_sub(1);
-        self.cursor.advance(lane.shard, event.position);
+        lane.seen = Some(event.position);
         Some(Item::Event(event))
     }
 

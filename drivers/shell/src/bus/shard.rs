@@ -293,9 +293,9 @@ impl ShardCell {
         if core.external { (core.safe, core.acked) } else { (core.log.next() - 1, core.log.next() - 1) }
     }
 
-    /// Gives up what was not read.
-    pub fn abandon(&self) -> u64 {
-        lock(&self.core).log.abandon()
+    /// Gives up what was not read, or only what nobody holds.
+    pub fn abandon(&self, held: bool) -> u64 {
+        lock(&self.core).log.abandon(held)
     }
 
     /// Counters of the log.

@@ -211,7 +211,7 @@ proptest! {
                 prop_assert_eq!(counts.lost.evicted + counts.lost.newest, 0);
             }
         }
-        log.abandon();
+        log.abandon(true);
         prop_assert!(log.counts().balances() && log.counts().unread == 0);
     }
 }

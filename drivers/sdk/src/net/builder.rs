@@ -1,0 +1,186 @@
+//! How a bus is configured and started.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use net_proto::bus::{Backpressure, LogLimits, MAX_EVENT, MAX_SHARDS, ProducerId};
+use net_shell::bus::adapter::{Adapter, Setup};
+use net_shell::bus::{Bus, BusConfig};
+use net_shell::runtime::Runtime;
+
+use super::{Net, Result, SdkError};
+use crate::rt;
+
+/// Where events go.
+#[derive(Clone, Default)]
+enum Transport {
+    /// They stay in this process.
+    #[default]
+    Memory,
+    /// To an engine.
+    Adapter(Arc<dyn Adapter>),
+}
+
+/// Configures an event bus; [`NetBuilder::build`] starts it.
+#[must_use]
+#[derive(Clone)]
+pub struct NetBuilder {
+    shards: Option<u16>,
+    max_shards: Option<u16>,
+    capacity: u64,
+    bytes: u64,
+    max_event: Option<u32>,
+    mode: Backpressure,
+    transport: Vec<Transport>,
+    runtime: Option<Arc<dyn Runtime>>,
+    pub(super) timeout: Duration,
+}
+
+impl fmt::Debug for NetBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetBuilder").field("shards", &self.shards).finish_non_exhaustive()
+    }
+}
+
+/// Largest capacity of a shard, in events.
+const MAX_CAPACITY: u64 = 1 << 28;
+/// Range of the bytes of a shard.
+const BYTES: std::ops::RangeInclusive<u64> = 4096..=1 << 36;
+
+impl Default for NetBuilder {
+    fn default() -> Self {
+        Self {
+            shards: None,
+            max_shards: None,
+            capacity: 1 << 20,
+            bytes: 64 << 20,
+            max_event: None,
+            mode: Backpressure::FailProducer,
+            transport: Vec::new(),
+            runtime: None,
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+fn limit<T: Into<u64>>(what: &'static str, value: T, range: std::ops::RangeInclusive<u64>) -> Result<()> {
+    let value = value.into();
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(SdkError::Limit { what, value, limit: format!("{} to {}", range.start(), range.end()) })
+}
+
+impl NetBuilder {
+    /// Shards: as many producers never meet at a lock, and an engine has as many streams. Without
+    /// it: as many as the processor runs threads, at most 16.
+    pub const fn shards(mut self, shards: u16) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// Events that a shard holds. On memory this is also what it retains for readers that come
+    /// later. 2^20 without it.
+    pub const fn buffer_capacity(mut self, events: u64) -> Self {
+        self.capacity = events;
+        self
+    }
+
+    /// Bytes that a shard holds, with 16 for each event. 64 MiB without it; memory is taken as
+    /// events come.
+    pub const fn buffer_bytes(mut self, bytes: u64) -> Self {
+        self.bytes = bytes;
+        self
+    }
+
+    /// Longest event, in bytes. Without it: 1 MiB, less if the buffer or the engine takes less.
+    pub const fn max_event(mut self, bytes: u32) -> Self {
+        self.max_event = Some(bytes);
+        self
+    }
+
+    /// What happens to events that find no room. Without it the producer is told, and nothing is
+    /// lost.
+    pub const fn backpressure(mut self, mode: Backpressure) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Events stay in this process, in a bounded log. The default.
+    pub fn memory(mut self) -> Self {
+        self.transport.push(Transport::Memory);
+        self
+    }
+
+    /// Events go to an engine through this adapter.
+    pub fn adapter(mut self, adapter: impl Adapter) -> Self {
+        self.transport.push(Transport::Adapter(Arc::new(adapter)));
+        self
+    }
+
+    /// The longest that the engine may take to answer `flush` and `shutdown`. 30 s without it.
+    pub const fn adapter_timeout(mut self, limit: Duration) -> Self {
+        self.timeout = limit;
+        self
+    }
+
+    /// Runs on this runtime. Without it: the one that [`NetBuilder::build`] is called in.
+    pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Starts the bus.
+    ///
+    /// `Ok`: the configuration is sound; with an engine, it answered. Dropping the future starts
+    /// nothing.
+    pub async fn build(self) -> Result<Net> {
+        let threads = || std::thread::available_parallelism().map_or(1, |n| n.get().min(16) as u16);
+        let shards = self.shards.unwrap_or_else(threads);
+        let max_shards = self.max_shards.unwrap_or(shards);
+        limit("shards", shards, 1..=MAX_SHARDS.into())?;
+        limit("most shards", max_shards, shards.into()..=MAX_SHARDS.into())?;
+        limit("buffer_capacity", self.capacity, 1..=MAX_CAPACITY)?;
+        limit("buffer_bytes", self.bytes, BYTES)?;
+        if let Backpressure::Sample(n) = self.mode {
+            limit("Sample", n, 1..=u64::from(u32::MAX))?;
+        }
+        let fits = u32::try_from(self.bytes / 4).unwrap_or(u32::MAX).min(MAX_EVENT);
+        let mut max_event = self.max_event.unwrap_or(fits);
+        limit("max_event", max_event, 1..=fits.into())?;
+        if self.transport.len() > 1 {
+            return Err(SdkError::Config("more than one transport was chosen".into()));
+        }
+        let runtime = self.runtime.clone().or_else(rt::current).ok_or(SdkError::NoRuntime)?;
+        let entropy = runtime.entropy();
+        let mut id = [0; 8];
+        id.copy_from_slice(&entropy[..8]);
+        let (producer, incarnation) = (ProducerId(u64::from_le_bytes(id)), 1);
+        let adapter = match self.transport.first().cloned().unwrap_or_default() {
+            Transport::Memory => None,
+            Transport::Adapter(adapter) => Some(adapter),
+        };
+        if let Some(adapter) = &adapter {
+            let mut setup = Setup::new(runtime.clone(), producer, incarnation, max_shards);
+            setup.max_event = max_event;
+            adapter.start(&setup).await?;
+            let takes = adapter.caps().max_event;
+            if self.max_event.is_some() {
+                limit("max_event", max_event, 1..=takes.into())?;
+            }
+            max_event = max_event.min(takes);
+        }
+        let config = BusConfig {
+            shards,
+            max_shards,
+            limits: LogLimits { events: self.capacity, bytes: self.bytes, keep: adapter.is_none() },
+            mode: self.mode,
+            max_event,
+            producer,
+            incarnation,
+            adapter,
+        };
+        Ok(Net::new(Bus::new(runtime, config), self.timeout))
+    }
+}
