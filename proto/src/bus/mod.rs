@@ -10,18 +10,22 @@
 //! The machines here are independent of each other and of everything above the ground; the shell
 //! composes them under one lock per shard.
 
+mod batch;
 mod cursor;
 mod id;
 mod ledger;
 mod log;
+mod pipeline;
 pub mod route;
 
+pub use batch::{BatchConfig, Batcher, Due, MAX_BATCH};
 pub use cursor::Cursor;
 #[doc(hidden)]
 pub use cursor::samples as cursor_samples;
 pub use id::{BadText, EventId, MAX_SHARDS, Position, ProducerId, Shard};
 pub use ledger::{Ledger, Losses};
 pub use log::{Backpressure, Event, Log, LogCounts, LogLimits, MAX_READERS, ReaderId, Refused, Slice};
+pub use pipeline::{BadAck, Flight, LinkState, Pipeline, PipelineConfig};
 
 /// Longest event, in bytes. An engine may take less.
 pub const MAX_EVENT: u32 = 1 << 20;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net_proto::bus::{Backpressure, LogLimits, MAX_EVENT, MAX_SHARDS, ProducerId};
+use net_proto::bus::{Backpressure, BatchConfig, LogLimits, MAX_BATCH, MAX_EVENT, MAX_SHARDS, ProducerId};
 use net_shell::bus::adapter::{Adapter, Setup};
 use net_shell::bus::{Bus, BusConfig};
 use net_shell::runtime::Runtime;
@@ -32,6 +32,7 @@ pub struct NetBuilder {
     bytes: u64,
     max_event: Option<u32>,
     mode: Backpressure,
+    batch: BatchConfig,
     transport: Vec<Transport>,
     runtime: Option<Arc<dyn Runtime>>,
     pub(super) timeout: Duration,
@@ -57,6 +58,7 @@ impl Default for NetBuilder {
             bytes: 64 << 20,
             max_event: None,
             mode: Backpressure::FailProducer,
+            batch: BatchConfig::default(),
             transport: Vec::new(),
             runtime: None,
             timeout: Duration::from_secs(30),
@@ -107,6 +109,22 @@ impl NetBuilder {
         self
     }
 
+    /// How events are batched on their way to an engine.
+    pub const fn batch(mut self, batch: BatchConfig) -> Self {
+        self.batch = batch;
+        self
+    }
+
+    /// Large batches: [`BatchConfig::high_throughput`].
+    pub const fn high_throughput(self) -> Self {
+        self.batch(BatchConfig::high_throughput())
+    }
+
+    /// Small batches, soon: [`BatchConfig::low_latency`].
+    pub const fn low_latency(self) -> Self {
+        self.batch(BatchConfig::low_latency())
+    }
+
     /// Events stay in this process, in a bounded log. The default.
     pub fn memory(mut self) -> Self {
         self.transport.push(Transport::Memory);
@@ -143,6 +161,9 @@ impl NetBuilder {
         limit("most shards", max_shards, shards.into()..=MAX_SHARDS.into())?;
         limit("buffer_capacity", self.capacity, 1..=MAX_CAPACITY)?;
         limit("buffer_bytes", self.bytes, BYTES)?;
+        limit("batch.max_events", self.batch.max_events, 1..=MAX_BATCH.into())?;
+        limit("batch.min_events", self.batch.min_events, 0..=self.batch.max_events.into())?;
+        limit("batch.max_delay (ms)", self.batch.max_delay.as_millis().min(1 << 62) as u64, 0..=60_000)?;
         if let Backpressure::Sample(n) = self.mode {
             limit("Sample", n, 1..=u64::from(u32::MAX))?;
         }
@@ -177,10 +198,13 @@ impl NetBuilder {
             limits: LogLimits { events: self.capacity, bytes: self.bytes, keep: adapter.is_none() },
             mode: self.mode,
             max_event,
+            batch: self.batch,
             producer,
             incarnation,
             adapter,
         };
-        Ok(Net::new(Bus::new(runtime, config), self.timeout))
+        let bus = Bus::new(runtime, config);
+        bus.run();
+        Ok(Net::new(bus, self.timeout))
     }
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 pub use builder::NetBuilder;
 pub use error::{Result, SdkError};
 pub use net_proto::bus::{
-    Backpressure, Cursor, EventId, Ledger, Losses, MAX_EVENT, MAX_SHARDS, Position, ProducerId, Shard,
+    Backpressure, BatchConfig, Cursor, EventId, Ledger, Losses, MAX_EVENT, MAX_SHARDS, Position, ProducerId,
+    Shard,
 };
 pub use net_shell::bus::adapter::{
     Ack, Adapter, AdapterCaps, AdapterError, Batch, BoxFut, Incoming, Link, Outgoing, Page, Setup,
@@ -277,7 +278,7 @@ impl Net {
             match safe {
                 Some(true) => {}
                 Some(false) => return Err(SdkError::Shutdown),
-                None => return Err(SdkError::Unconfirmed { why: None }),
+                None => return Err(SdkError::Unconfirmed { why: bus.link_error() }),
             }
         }
         Ok(Flushed { watermarks: targets })
@@ -302,18 +303,32 @@ impl Net {
         NetStats { ledger: shards.iter().fold(Ledger::default(), |a, b| a.plus(*b)), shards, retained }
     }
 
+    fn abandon(&self) {
+        let bus = &self.inner.bus;
+        let external = bus.adapter().is_some();
+        bus.all_shards().filter_map(|s| bus.cell(s)).for_each(|cell| _ = cell.abandon(external));
+    }
+
     /// Takes nothing more, waits for the engine as long as [`NetBuilder::adapter_timeout`] says, and
     /// ends. On memory, subscriptions that exist read to the end, whenever they do.
     ///
     /// What it gave up is in the answer. A second call answers with the same balance and `lost` 0.
     /// Dropping the future does not undo it.
-    pub async fn shutdown(&self) -> Result<Closed> {
+    pub async fn shutdown(&self) -> Closed {
         let bus = &self.inner.bus;
         bus.close();
-        let mut lost = 0;
-        for cell in bus.all_shards().filter_map(|s| bus.cell(s)) {
-            lost += cell.abandon(bus.adapter().is_some());
+        let before = bus.ledger().lost.shutdown;
+        if let Some(adapter) = bus.adapter() {
+            // An error here is in the balance: what was not confirmed is lost.
+            let _ = self.flush().await;
+            bus.stop().await;
+            self.abandon();
+            if let Err(error) = adapter.shutdown().await {
+                tracing::warn!(adapter = adapter.name(), %error, "shutdown of the event bus");
+            }
         }
-        Ok(Closed { lost, ledger: bus.ledger() })
+        self.abandon();
+        let ledger = bus.ledger();
+        Closed { lost: ledger.lost.shutdown - before, ledger }
     }
 }

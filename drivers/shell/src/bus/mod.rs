@@ -5,20 +5,26 @@
 //! the engine.
 
 pub mod adapter;
+pub mod conformance;
+pub mod engine;
+mod pump;
 mod reader;
 mod shard;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{
     AtomicBool, AtomicU16, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
     Ordering::Release,
 };
+use std::sync::{Arc, Mutex};
 
-use net_proto::bus::{Backpressure, Ledger, LogLimits, ProducerId, Shard, route};
+use net_proto::bus::{Backpressure, BatchConfig, Ledger, LogLimits, ProducerId, Shard, route};
 use net_proto::time::{Instant, nanos};
 
+use crate::bell::lock;
 use crate::runtime::Runtime;
-use adapter::Adapter;
+use adapter::{Adapter, AdapterError};
+use pump::PumpShared;
 pub use reader::{Item, Ordering, Reader, StartAt, StoredEvent};
 pub use shard::{EmitError, ShardCell, Taken};
 
@@ -35,6 +41,8 @@ pub struct BusConfig {
     pub mode: Backpressure,
     /// Longest event, in bytes.
     pub max_event: u32,
+    /// How batches for an engine form.
+    pub batch: BatchConfig,
     /// Who produces.
     pub producer: ProducerId,
     /// Which life of the producer.
@@ -51,6 +59,7 @@ pub struct Bus {
     active: AtomicU16,
     producers: AtomicU64,
     closed: AtomicBool,
+    pumps: Mutex<BTreeMap<Shard, Arc<PumpShared>>>,
     start: Instant,
     unix_start: u64,
 }
@@ -73,11 +82,44 @@ impl Bus {
             active: AtomicU16::new(config.shards.max(1)),
             producers: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            pumps: Mutex::default(),
             start,
             unix_start,
             runtime,
             config,
         })
+    }
+
+    /// Starts the tasks of the shards that have none. Without an adapter there are none.
+    pub fn run(self: &Arc<Self>) {
+        let Some(adapter) = self.adapter() else { return };
+        let mut pumps = lock(&self.pumps);
+        for shard in 0..self.active() {
+            if let std::collections::btree_map::Entry::Vacant(entry) = pumps.entry(shard) {
+                let shared = entry.insert(Arc::default()).clone();
+                let task = pump::pump(self.clone(), adapter.clone(), shard, shared);
+                self.runtime.spawn("net bus", Box::pin(task));
+            }
+        }
+    }
+
+    /// Why a link of the engine is down, if one is.
+    pub fn link_error(&self) -> Option<AdapterError> {
+        lock(&self.pumps).values().find_map(|pump| pump.error())
+    }
+
+    /// Events that were sent to the engine again.
+    pub fn resent(&self) -> u64 {
+        lock(&self.pumps).values().map(|pump| pump.resent()).sum()
+    }
+
+    /// After [`Bus::close`]: ends the tasks, whatever is under way, and waits for them.
+    pub async fn stop(&self) {
+        let pumps: Vec<_> = lock(&self.pumps).values().cloned().collect();
+        pumps.iter().for_each(|pump| pump.give_up());
+        for pump in pumps {
+            pump.over().await;
+        }
     }
 
     /// Nanoseconds since 1970, by the wall clock at the start and the monotonic clock since.
@@ -152,6 +194,7 @@ impl Bus {
     pub fn close(&self) -> bool {
         let first = !self.closed.swap(true, AcqRel);
         self.cells.iter().for_each(ShardCell::close);
+        lock(&self.pumps).values().for_each(|pump| pump.wake());
         first
     }
 

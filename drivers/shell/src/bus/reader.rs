@@ -170,7 +170,8 @@ impl Reader {
         for &shard in shards {
             let at = reader.cursor.get(shard);
             let at = at.or_else(|| tail.iter().find(|(s, _)| *s == shard).map(|(_, at)| *at));
-            let mut lane = Lane { shard, reader: None, next: 0, at, lost: None, chunks: VecDeque::new(), seen: None };
+            let mut lane =
+                Lane { shard, reader: None, next: 0, at, lost: None, chunks: VecDeque::new(), seen: None };
             if reader.bus.adapter().is_none() {
                 reader.place(&mut lane, attached)?;
             }
@@ -243,10 +244,9 @@ impl Reader {
                 return Poll::Ready(None);
             }
             self.bell.doze(cx.waker());
-            let quiet = self
-                .lanes
-                .iter()
-                .all(|lane| self.bus.cell(lane.shard).is_some_and(|c| c.may_sleep(lane.next, &self.bell)));
+            let quiet = self.lanes.iter().all(|lane| {
+                self.bus.cell(lane.shard).is_some_and(|c| c.may_sleep(lane.next, false, &self.bell))
+            });
             if quiet {
                 return Poll::Pending;
             }

@@ -61,6 +61,8 @@ struct Core {
     /// Events that the engine acknowledged.
     delivered: u64,
     waiters: Vec<(u64, Waker)>,
+    /// Events from this number on may not be sent yet: the outbox does not have them.
+    gate: u64,
     /// The writing side is over for this reason; waiters learn it.
     stopped: bool,
     /// Events that were taken from the log and will not be acknowledged.
@@ -92,6 +94,7 @@ impl ShardCell {
             acked: 0,
             delivered: 0,
             waiters: Vec::new(),
+            gate: u64::MAX,
             stopped: false,
             given_up: 0,
             external,
@@ -207,16 +210,41 @@ impl ShardCell {
     }
 
     /// Whether a reader at number `next` may sleep: nothing is there, and the next event rings
-    /// `bell`. False too once the shard is closed.
-    pub fn may_sleep(&self, next: u64, bell: &Arc<Bell>) -> bool {
+    /// `bell`. False too once the shard is closed. `gated`: only what may be sent counts.
+    pub fn may_sleep(&self, next: u64, gated: bool, bell: &Arc<Bell>) -> bool {
         let mut core = lock(&self.core);
-        if core.log.next() > next || core.closed {
+        let end = if gated { core.log.next().min(core.gate) } else { core.log.next() };
+        if end > next || core.closed {
             return false;
         }
-        if !core.sleepers.iter().any(|held| Arc::ptr_eq(held, bell)) {
-            core.sleepers.push(bell.clone());
-        }
+        core.sleep(bell);
         true
+    }
+
+    /// Rings `bell` at the next event or at the closing, whatever is there now.
+    pub fn listen(&self, bell: &Arc<Bell>) {
+        lock(&self.core).sleep(bell);
+    }
+
+    /// What may be sent ends before this number.
+    pub fn sendable(&self) -> u64 {
+        let core = lock(&self.core);
+        core.log.next().min(core.gate)
+    }
+
+    /// Events from number `gate` on may not be sent.
+    pub fn set_gate(&self, gate: u64) {
+        let sleepers = {
+            let mut core = lock(&self.core);
+            core.gate = gate;
+            core.sleepers()
+        };
+        ring(sleepers);
+    }
+
+    /// Number of the next event that an attached reader gets.
+    pub fn reader_next(&self, id: ReaderId) -> u64 {
+        lock(&self.core).log.reader_next(id)
     }
 
     /// Number of the oldest retained event, and of the next.
@@ -325,6 +353,12 @@ impl ShardCell {
 }
 
 impl Core {
+    fn sleep(&mut self, bell: &Arc<Bell>) {
+        if !self.sleepers.iter().any(|held| Arc::ptr_eq(held, bell)) {
+            self.sleepers.push(bell.clone());
+        }
+    }
+
     fn sleepers(&mut self) -> Vec<Arc<Bell>> {
         // The usual case allocates and copies nothing.
         if self.sleepers.is_empty() { Vec::new() } else { std::mem::take(&mut self.sleepers) }
