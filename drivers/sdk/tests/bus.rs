@@ -5,8 +5,10 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use common::soon;
-use net_sdk::net::{Backpressure, Cursor, Item, Ordering, PollRequest, ReadOptions, SubscribeOptions, Typed};
+use common::{fresh, soon};
+use net_sdk::net::{
+    Backpressure, Cursor, Filter, Item, Op, Ordering, PollRequest, ReadOptions, SubscribeOptions, Typed,
+};
 use net_sdk::{Net, Runtime, SdkError};
 use serde::{Deserialize, Serialize};
 
@@ -242,5 +244,49 @@ fn any_bytes_pass_and_limits_come_first() {
         let page = bus.poll(PollRequest::new()).await.unwrap();
         assert!(page.events.iter().map(|e| &e.raw[..]).eq(bodies));
         assert_eq!(bus.flush().await.unwrap().watermarks, [(0, 4)]);
+    });
+}
+
+#[test]
+fn filters_choose_and_cursors_move_on() {
+    both(|| async {
+        let bus = Net::builder().shards(2).build().await.unwrap();
+        let filter = Filter::compare("c", Op::Ge, 90).unwrap();
+        let mut sub = bus.subscribe_with(ReadOptions::new().filter(filter.clone())).await.unwrap();
+        (0..100).for_each(|c| _ = bus.emit(&Reading { c }).unwrap());
+        bus.emit_str("not json").unwrap();
+        let page = bus.poll(PollRequest::new().filter(filter.clone())).await.unwrap();
+        assert_eq!(page.events.len(), 10);
+        let rest = bus.poll(PollRequest::new().cursor(page.cursor)).await.unwrap();
+        assert!(rest.events.is_empty(), "what did not match is behind the cursor, too");
+        for c in 90..100 {
+            let event = soon("event", sub.next()).await.unwrap().unwrap().into_event().unwrap();
+            assert_eq!(net_sdk::net::parse::<Reading>(&event.raw).unwrap(), Reading { c });
+        }
+        let text = filter.to_string();
+        assert_eq!(text.parse::<Filter>().unwrap(), filter);
+    });
+}
+
+#[test]
+fn an_identity_file_is_kept_locked_and_never_repaired() {
+    both(|| async {
+        let path = fresh("bus-identity").join("producer");
+        let build = || Net::builder().producer_nonce_path(&path).build();
+        let bus = build().await.unwrap();
+        let first = bus.emit_raw("a").unwrap().id;
+        assert!(matches!(build().await, Err(SdkError::Identity { .. })), "one bus at a time");
+        drop(bus);
+        let bus = build().await.unwrap();
+        let second = bus.emit_raw("a").unwrap().id;
+        assert_eq!(first.producer, second.producer);
+        assert!(second.incarnation > first.incarnation && second != first);
+        drop(bus);
+        for wrong in [&b"something else, longer than a record"[..], b"", b"net prod\x01"] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(matches!(build().await, Err(SdkError::Identity { .. })));
+            assert_eq!(std::fs::read(&path).unwrap(), wrong, "left untouched");
+        }
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
     });
 }

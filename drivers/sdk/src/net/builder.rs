@@ -1,10 +1,16 @@
 //! How a bus is configured and started.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use net_proto::bus::{Backpressure, BatchConfig, LogLimits, MAX_BATCH, MAX_EVENT, MAX_SHARDS, ProducerId};
+use net_proto::bus::{
+    Backpressure, BatchConfig, LogLimits, MAX_BATCH, MAX_EVENT, MAX_SHARDS, ProducerFile, ProducerId,
+};
+use net_proto::storage::{Storage, StoreError};
+use net_proto::time::nanos;
 use net_shell::bus::adapter::{Adapter, Setup};
 use net_shell::bus::{Bus, BusConfig};
 use net_shell::runtime::Runtime;
@@ -35,6 +41,7 @@ pub struct NetBuilder {
     batch: BatchConfig,
     transport: Vec<Transport>,
     runtime: Option<Arc<dyn Runtime>>,
+    identity: Option<PathBuf>,
     pub(super) timeout: Duration,
 }
 
@@ -61,6 +68,7 @@ impl Default for NetBuilder {
             batch: BatchConfig::default(),
             transport: Vec::new(),
             runtime: None,
+            identity: None,
             timeout: Duration::from_secs(30),
         }
     }
@@ -137,6 +145,14 @@ impl NetBuilder {
         self
     }
 
+    /// Keeps the producer's identity in this file, so that an event that is sent again by a later
+    /// process is recognised, and a new one never looks like an old one. One bus at a time uses it.
+    /// Without it every bus is a producer of its own.
+    pub fn producer_nonce_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.identity = Some(path.into());
+        self
+    }
+
     /// The longest that the engine may take to answer `flush` and `shutdown`. 30 s without it.
     pub const fn adapter_timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;
@@ -177,7 +193,15 @@ impl NetBuilder {
         let entropy = runtime.entropy();
         let mut id = [0; 8];
         id.copy_from_slice(&entropy[..8]);
-        let (producer, incarnation) = (ProducerId(u64::from_le_bytes(id)), 1);
+        let fresh = ProducerId(u64::from_le_bytes(id));
+        let (producer, incarnation, identity) = match &self.identity {
+            None => (fresh, 1, None),
+            Some(path) => {
+                let floor = nanos(runtime.wall().unix) / 1000;
+                let (storage, producer, incarnation) = load(&*runtime, path, fresh, floor).await?;
+                (producer, incarnation, Some(storage))
+            }
+        };
         let adapter = match self.transport.first().cloned().unwrap_or_default() {
             Transport::Memory => None,
             Transport::Adapter(adapter) => Some(adapter),
@@ -205,6 +229,33 @@ impl NetBuilder {
         };
         let bus = Bus::new(runtime, config);
         bus.run();
-        Ok(Net::new(bus, self.timeout))
+        Ok(Net::new(bus, self.timeout, identity))
+    }
+}
+
+/// Raises the incarnation in the identity file; the file stays locked while the storage lives.
+async fn load(
+    runtime: &dyn Runtime,
+    path: &Path,
+    fresh: ProducerId,
+    floor: u64,
+) -> Result<(Box<dyn Storage>, ProducerId, u64)> {
+    let failed = |why| SdkError::Identity { path: path.display().to_string(), why };
+    let name =
+        path.file_name().and_then(|name| name.to_str()).ok_or_else(|| failed(StoreError::BadName.into()))?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut storage = runtime
+        .storage(dir)
+        .map_err(|why| SdkError::Config(format!("cannot open {}: {why}", dir.display())))?;
+    let mut file = ProducerFile::new(name.into(), fresh, floor);
+    loop {
+        if let Some(answer) = file.poll_event() {
+            let (producer, incarnation) = answer.map_err(failed)?;
+            return Ok((storage, producer, incarnation));
+        }
+        let Some((ticket, op)) = file.poll_store() else { return Err(failed(StoreError::Io.into())) };
+        storage.submit(ticket, op);
+        let (ticket, result) = poll_fn(|cx| storage.poll_done(cx)).await;
+        file.handle_stored(ticket, result);
     }
 }

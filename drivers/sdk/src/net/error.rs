@@ -1,6 +1,6 @@
 //! What can go wrong on the event bus.
 
-use net_proto::bus::BadText;
+use net_proto::bus::{BadText, FilterError, ProducerError};
 use net_shell::bus::EmitError;
 use net_shell::bus::adapter::AdapterError;
 
@@ -50,9 +50,20 @@ pub enum SdkError {
     /// A value could not be written as JSON, or an event is not JSON of the wanted type.
     #[error("serialization: {0}")]
     Serialization(#[from] serde_json::Error),
-    /// A cursor is not valid, or a filter.
+    /// A cursor or an id is not valid.
     #[error(transparent)]
     BadText(#[from] BadText),
+    /// A filter is not valid.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The identity file cannot be used.
+    #[error("{path}: {why}")]
+    Identity {
+        /// The file.
+        path: String,
+        /// Why.
+        why: ProducerError,
+    },
     /// The engine said no.
     #[error(transparent)]
     Adapter(#[from] AdapterError),

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 pub use builder::NetBuilder;
 pub use error::{Result, SdkError};
+pub use net_proto::bus::filter::{Filter, FilterError, Op, Operand};
 pub use net_proto::bus::{
-    Backpressure, BatchConfig, Cursor, EventId, Ledger, Losses, MAX_EVENT, MAX_SHARDS, Position, ProducerId,
-    Shard,
+    Backpressure, BatchConfig, Cursor, Dedup, EventId, Ledger, Losses, MAX_EVENT, MAX_SHARDS, Position,
+    ProducerId, Shard,
 };
 pub use net_shell::bus::adapter::{
     Ack, Adapter, AdapterCaps, AdapterError, Batch, BoxFut, Incoming, Link, Outgoing, Page, Setup,
@@ -27,6 +28,7 @@ pub use read::{
 };
 
 use net_proto::bus::route;
+use net_proto::storage::Storage;
 use net_shell::bus::{EmitError, Taken};
 use serde::Serialize;
 
@@ -92,6 +94,8 @@ pub struct NetStats {
 
 struct Inner {
     bus: Arc<Bus>,
+    /// Keeps the identity file locked.
+    _identity: Option<std::sync::Mutex<Box<dyn Storage>>>,
     timeout: Duration,
 }
 
@@ -131,9 +135,14 @@ impl Net {
         NetBuilder::default()
     }
 
-    fn new(bus: Arc<Bus>, timeout: Duration) -> Self {
+    fn new(bus: Arc<Bus>, timeout: Duration, identity: Option<Box<dyn Storage>>) -> Self {
         let start = bus.next_producer();
-        Self { inner: Arc::new(Inner { bus, timeout }), start, emitted: AtomicU64::new(0) }
+        let identity = identity.map(std::sync::Mutex::new);
+        Self {
+            inner: Arc::new(Inner { bus, timeout, _identity: identity }),
+            start,
+            emitted: AtomicU64::new(0),
+        }
     }
 
     /// The bus underneath.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use net_proto::bus::{Cursor, MAX_READERS, Position, Shard};
+use net_proto::bus::{Cursor, Filter, MAX_READERS, Position, Shard};
 use net_shell::bus::{Item, Ordering, Reader, StartAt, StoredEvent};
 use serde::de::DeserializeOwned;
 
@@ -24,6 +24,7 @@ pub struct ReadOptions {
     pub(super) shards: Option<Vec<Shard>>,
     pub(super) limit: usize,
     pub(super) lossy: bool,
+    pub(super) filter: Option<Filter>,
 }
 
 /// What to poll: the same as [`ReadOptions`], at most 100 events unless said otherwise.
@@ -31,8 +32,12 @@ pub type PollRequest = ReadOptions;
 /// What to subscribe to.
 pub type SubscribeOptions = ReadOptions;
 
+/// Events that a subscription filters out before other tasks have their turn.
+const YIELD: usize = 4096;
 /// Events of one poll unless said otherwise.
 const LIMIT: usize = 100;
+/// Most events that one poll looks at; a filter that matches less than it finds has more to poll.
+const MAX_LOOKED: usize = 1 << 21;
 /// Most events of one poll.
 const MAX_LIMIT: usize = 1 << 20;
 
@@ -57,6 +62,12 @@ impl ReadOptions {
     /// In which order shards are merged.
     pub const fn ordering(mut self, ordering: Ordering) -> Self {
         self.ordering = ordering;
+        self
+    }
+
+    /// Only events that match. The cursor moves past the others, too.
+    pub fn filter(mut self, filter: Filter) -> Self {
+        self.filter = Some(filter);
         self
     }
 
@@ -138,8 +149,12 @@ impl Net {
         }
         let mut reader = self.reader(&request, false).await?.turn_of(limit.clamp(1, 64));
         let (mut events, mut lost) = (Vec::new(), Vec::new());
-        while events.len() < limit {
+        let matches = |event: &StoredEvent| request.filter.as_ref().is_none_or(|f| f.matches(&event.raw));
+        let mut looked = 0;
+        while events.len() < limit && looked < MAX_LOOKED {
+            looked += 1;
             match reader.pop() {
+                Some(Item::Event(event)) if !matches(&event) => {}
                 Some(Item::Event(event)) => events.push(event),
                 Some(Item::Lost { shard, from, to }) => lost.push((shard, from, to)),
                 Some(_) => {}
@@ -161,7 +176,8 @@ impl Net {
 
     /// Subscribes as the options say.
     pub async fn subscribe_with(&self, options: SubscribeOptions) -> Result<Subscription> {
-        Ok(Subscription { reader: self.reader(&options, !options.lossy).await? })
+        let reader = self.reader(&options, !options.lossy).await?;
+        Ok(Subscription { reader, filter: options.filter })
     }
 
     /// Subscribes to everything and reads each event as JSON of type `T`.
@@ -183,6 +199,7 @@ impl Net {
 #[must_use]
 pub struct Subscription {
     reader: Reader,
+    filter: Option<Filter>,
 }
 
 impl Subscription {
@@ -193,12 +210,44 @@ impl Subscription {
     }
 
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item>>> {
-        self.reader.poll_next(cx).map(|item| item.map(|item| item.map_err(SdkError::from)))
+        for _ in 0..YIELD {
+            let item = ready!(self.reader.poll_next(cx));
+            match (&item, &self.filter) {
+                (Some(Ok(Item::Event(event))), Some(filter)) if !filter.matches(&event.raw) => {}
+                _ => return Poll::Ready(item.map(|item| item.map_err(SdkError::from))),
+            }
+        }
+        // A filter that matches little must not keep its task's neighbours from running.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
-    /// Items that are here already, without waiting.
-    pub fn try_next(&mut self) -> Option<Item> {
-        self.reader.pop()
+    /// Takes up to `max` items that are here, after waiting for the first; how many came. Zero at the
+    /// end. Cheaper than as many calls of [`Subscription::next`]. Dropping the future loses nothing.
+    pub async fn next_many(&mut self, max: usize, mut each: impl FnMut(Item)) -> Result<usize> {
+        if max == 0 {
+            return Ok(0);
+        }
+        match self.next().await {
+            None => return Ok(0),
+            Some(first) => each(first?),
+        }
+        let mut n = 1;
+        while n < max {
+            match self.reader.pop() {
+                Some(Item::Event(event)) if !self.matches(&event) => {}
+                Some(item) => {
+                    each(item);
+                    n += 1;
+                }
+                None => break,
+            }
+        }
+        Ok(n)
+    }
+
+    fn matches(&self, event: &StoredEvent) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.matches(&event.raw))
     }
 
     /// Where it stands: behind everything that it returned. Keep its token to read on after a
