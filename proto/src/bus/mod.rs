@@ -18,6 +18,7 @@ pub mod filter;
 mod id;
 mod ledger;
 mod log;
+pub mod outbox;
 mod pipeline;
 mod producer;
 pub mod route;
@@ -32,6 +33,7 @@ pub use filter::{Filter, FilterError};
 pub use id::{BadText, EventId, MAX_SHARDS, Position, ProducerId, Shard};
 pub use ledger::{Ledger, Losses};
 pub use log::{Backpressure, Event, Log, LogCounts, LogLimits, MAX_READERS, ReaderId, Refused, Slice};
+pub use outbox::{Outbox, OutboxError};
 pub use pipeline::{BadAck, Flight, LinkState, Pipeline, PipelineConfig};
 #[doc(hidden)]
 pub use producer::record as producer_record;
