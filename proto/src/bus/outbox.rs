@@ -303,14 +303,28 @@ impl Outbox {
         let Some(mut rest) = bytes.strip_prefix(head.as_slice()) else {
             // The power failed before the head was there: nothing in it was ever promised.
             let torn = bytes.len() < HEAD || bytes.iter().all(|b| *b == 0);
-            return if last && torn { Ok(()) } else { Err("is not a segment of this producer's outbox") };
+            if !last || !torn {
+                return Err("is not a segment of this producer's outbox");
+            }
+            self.segments.remove(&number);
+            self.ask(What::Removed, StoreOp::Remove { file: name(number) });
+            return Ok(());
         };
         while !rest.is_empty() {
             let mut r = Reader::new(rest);
             let Ok(record) = Record::decode(&mut r) else {
                 // The end, or a write that was cut off. Only the last segment was being written.
                 let zeros = rest.iter().all(|b| *b == 0);
-                return if last || zeros { Ok(()) } else { Err("has a damaged record") };
+                if !last && !zeros {
+                    return Err("has a damaged record");
+                }
+                if !zeros {
+                    // Cut, so that later lives, for which it is not the last, find it whole.
+                    let len = (bytes.len() - rest.len()) as u64;
+                    self.ask(What::Part, StoreOp::Truncate { file: name(number), len });
+                    self.ask(What::Part, StoreOp::Sync { file: name(number) });
+                }
+                return Ok(());
             };
             rest = r.rest();
             if record.event {
@@ -389,7 +403,7 @@ impl Outbox {
     /// Forms a commit of what waits.
     fn commit(&mut self) {
         let nothing = self.buffer.is_empty() && !(self.finishing && !self.dirty.is_empty());
-        if self.phase != Phase::Ready || self.committing.is_some() || nothing {
+        if self.phase != Phase::Ready || !self.pending.is_empty() || nothing {
             return;
         }
         let mut data = Vec::new();

@@ -30,6 +30,10 @@ impl Disk {
                 self.files.remove(&file).ok_or(StoreError::NotFound)?;
                 Stored::Done
             }
+            StoreOp::Truncate { file, len } => {
+                self.files.get_mut(&file).ok_or(StoreError::NotFound)?.0.truncate(len as usize);
+                Stored::Done
+            }
             StoreOp::List => Stored::Names(self.files.keys().cloned().collect()),
             _ => return Err(StoreError::Io),
         })
@@ -59,6 +63,7 @@ impl Life {
             Self { outbox: Outbox::new(ProducerId(5), 200), log: [vec![], vec![]], durable: [0; 2] };
         life.turn(disk, usize::MAX);
         assert_eq!(life.outbox.error(), None);
+        assert!(life.outbox.is_idle());
         while let Some(record) = life.outbox.poll_replay() {
             assert!(record.event && record.incarnation < incarnation);
             let log = &mut life.log[usize::from(record.shard)];
