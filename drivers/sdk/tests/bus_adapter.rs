@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::soon;
+use common::{fresh, soon};
 use net_sdk::net::{Backpressure, BatchConfig, PollRequest, ReadOptions, Safe};
 use net_sdk::{Net, Runtime, SdkError};
 use net_shell::bus::adapter::AdapterError;
@@ -143,5 +143,91 @@ fn polls_page_through_an_engine_and_losses_are_told() {
         bus.emit_raw(b"new").unwrap();
         let event = soon("event", sub.next()).await.unwrap().unwrap().into_event().unwrap();
         assert_eq!(&event.raw[..], b"new");
+    });
+}
+
+#[test]
+fn the_outbox_replays_what_the_engine_does_not_have_under_its_old_names() {
+    both(|_| async {
+        let dir = fresh("bus-outbox");
+        let engine = Engine::new();
+        let build = || Net::builder().shards(2).outbox(&dir).adapter(engine.adapter()).build();
+        let bus = build().await.unwrap();
+        let (a, safe) = soon("durable", bus.emit_durable(b"a")).await.unwrap();
+        assert_ne!(safe, Safe::Memory);
+        // The engine takes nothing more; the events are on disk all the same.
+        engine.set(Faults { down: true, ..Faults::default() });
+        let mut names = vec![a.id];
+        for n in 0..50u32 {
+            let (receipt, safe) = soon("durable", bus.emit_durable(n.to_le_bytes())).await.unwrap();
+            assert_eq!(safe, Safe::Outbox);
+            names.push(receipt.id);
+        }
+        assert!(matches!(
+            build().await,
+            Err(SdkError::Identity { .. } | SdkError::Outbox(_) | SdkError::Adapter(_))
+        ));
+        // Ends without having delivered: as a crash would, but for the lock.
+        bus.bus().close();
+        soon("stop", bus.bus().stop()).await;
+        drop(bus);
+        engine.set(Faults::default());
+        let bus = build().await.unwrap();
+        let new = bus.emit_to(0, b"new").unwrap();
+        assert!(new.id.incarnation > a.id.incarnation);
+        soon("flush", async { while bus.flush().await.is_err() {} }).await;
+        soon("engine", async {
+            while bus.stats().ledger.queued > 0 {
+                net_sdk::rt::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        names.push(new.id);
+        let taken: Vec<_> = [engine.taken(0), engine.taken(1)].concat();
+        assert_eq!(taken.iter().collect::<BTreeSet<_>>(), names.iter().collect(), "every name, no other");
+        assert_eq!(engine.taken(0).last(), Some(&new.id), "old ones first");
+        let closed = soon("shutdown", bus.shutdown()).await;
+        assert_eq!(closed.lost, 0);
+        drop(bus);
+        let left: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(
+            left.iter().all(|n| !n.to_string_lossy().starts_with("outbox-")),
+            "a clean end leaves nothing: {left:?}"
+        );
+        let bus = build().await.unwrap();
+        assert_eq!(bus.stats().ledger.ingested, 0);
+        drop(bus);
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(
+            matches!(Net::builder().outbox(&dir).build().await, Err(SdkError::Config(_))),
+            "not for memory"
+        );
+    });
+}
+
+#[test]
+fn waiting_producers_share_a_commit() {
+    both(|_| async {
+        let dir = fresh("bus-commit");
+        let engine = Engine::new();
+        let bus = Net::builder().shards(1).outbox(&dir).adapter(engine.adapter()).build().await.unwrap();
+        let tasks: Vec<_> = (0..64)
+            .map(|_| {
+                let bus = bus.clone();
+                net_sdk::rt::spawn(async move {
+                    for _ in 0..10 {
+                        bus.emit_durable(b"x").await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            soon("producer", task).await.unwrap();
+        }
+        assert!(bus.bus().commits() < 640, "{} commits for 640 events", bus.bus().commits());
+        soon("shutdown", bus.shutdown()).await;
+        assert_eq!(engine.taken(0).len(), 640);
+        drop(bus);
+        std::fs::remove_dir_all(&dir).unwrap();
     });
 }

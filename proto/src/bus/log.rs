@@ -299,9 +299,11 @@ impl Log {
     /// From here on events carry `incarnation`, and sequences from `seq`. The log's own numbers go
     /// on. For the replay of an outbox.
     pub fn rename(&mut self, incarnation: u64, seq: u64) {
-        self.seal();
-        self.incarnation = incarnation;
-        self.seq_ahead = seq.wrapping_sub(self.next);
+        let ahead = seq.wrapping_sub(self.next);
+        if (incarnation, ahead) != (self.incarnation, self.seq_ahead) {
+            self.seal();
+            (self.incarnation, self.seq_ahead) = (incarnation, ahead);
+        }
     }
 
     /// Appends an event; its number. `now` is the clock in nanoseconds; the stamp is that, or one

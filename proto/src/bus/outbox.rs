@@ -50,6 +50,9 @@ pub enum OutboxError {
         /// What is wrong.
         why: &'static str,
     },
+    /// More waits for the engine than the logs hold: raise the capacity or the number of shards.
+    #[error("the outbox holds more than the shards of this bus have room for")]
+    NoRoom,
     /// The storage failed.
     #[error("storage: {0}")]
     Store(#[from] StoreError),
@@ -402,7 +405,7 @@ impl Outbox {
 
     /// Forms a commit of what waits.
     fn commit(&mut self) {
-        let nothing = self.buffer.is_empty() && !(self.finishing && !self.dirty.is_empty());
+        let nothing = self.buffer.is_empty() && (self.dirty.is_empty() || !self.finishing);
         if self.phase != Phase::Ready || !self.pending.is_empty() || nothing {
             return;
         }

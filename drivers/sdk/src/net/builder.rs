@@ -42,6 +42,7 @@ pub struct NetBuilder {
     transport: Vec<Transport>,
     runtime: Option<Arc<dyn Runtime>>,
     identity: Option<PathBuf>,
+    outbox: Option<PathBuf>,
     pub(super) timeout: Duration,
 }
 
@@ -53,6 +54,8 @@ impl fmt::Debug for NetBuilder {
 
 /// Largest capacity of a shard, in events.
 const MAX_CAPACITY: u64 = 1 << 28;
+/// Bytes of a file of the outbox.
+const SEGMENT: u64 = 16 << 20;
 /// Range of the bytes of a shard.
 const BYTES: std::ops::RangeInclusive<u64> = 4096..=1 << 36;
 
@@ -69,6 +72,7 @@ impl Default for NetBuilder {
             transport: Vec::new(),
             runtime: None,
             identity: None,
+            outbox: None,
             timeout: Duration::from_secs(30),
         }
     }
@@ -153,6 +157,15 @@ impl NetBuilder {
         self
     }
 
+    /// Keeps every event in this directory until the engine has it: what the engine does not have
+    /// when the process ends, the next one sends, under the same ids. The producer's identity lies
+    /// in the file `producer` there, unless [`NetBuilder::producer_nonce_path`] says otherwise. One
+    /// bus at a time uses it. Not for memory.
+    pub fn outbox(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.outbox = Some(dir.into());
+        self
+    }
+
     /// The longest that the engine may take to answer `flush` and `shutdown`. 30 s without it.
     pub const fn adapter_timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;
@@ -189,12 +202,18 @@ impl NetBuilder {
         if self.transport.len() > 1 {
             return Err(SdkError::Config("more than one transport was chosen".into()));
         }
+        if self.outbox.is_some() && !matches!(self.transport.first(), Some(Transport::Adapter(_))) {
+            return Err(SdkError::Config(
+                "an outbox needs an engine behind it; this bus is in memory".into(),
+            ));
+        }
+        let identity_at = self.identity.clone().or_else(|| Some(self.outbox.as_ref()?.join("producer")));
         let runtime = self.runtime.clone().or_else(rt::current).ok_or(SdkError::NoRuntime)?;
         let entropy = runtime.entropy();
         let mut id = [0; 8];
         id.copy_from_slice(&entropy[..8]);
         let fresh = ProducerId(u64::from_le_bytes(id));
-        let (producer, incarnation, identity) = match &self.identity {
+        let (producer, incarnation, identity) = match &identity_at {
             None => (fresh, 1, None),
             Some(path) => {
                 let floor = nanos(runtime.wall().unix) / 1000;
@@ -227,7 +246,13 @@ impl NetBuilder {
             incarnation,
             adapter,
         };
-        let bus = Bus::new(runtime, config);
+        let bus = Bus::new(runtime.clone(), config);
+        if let Some(dir) = &self.outbox {
+            let storage = runtime
+                .storage(dir)
+                .map_err(|why| SdkError::Config(format!("cannot open {}: {why}", dir.display())))?;
+            bus.with_outbox(storage, SEGMENT).await?;
+        }
         bus.run();
         Ok(Net::new(bus, self.timeout, identity))
     }

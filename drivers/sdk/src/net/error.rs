@@ -1,6 +1,6 @@
 //! What can go wrong on the event bus.
 
-use net_proto::bus::{BadText, FilterError, ProducerError};
+use net_proto::bus::{BadText, FilterError, OutboxError, ProducerError};
 use net_shell::bus::EmitError;
 use net_shell::bus::adapter::AdapterError;
 
@@ -67,6 +67,9 @@ pub enum SdkError {
     /// The engine said no.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
+    /// The outbox cannot be used, or failed; nothing is promised any more.
+    #[error("outbox: {0}")]
+    Outbox(#[from] OutboxError),
     /// Too many readers are attached to the bus.
     #[error("more than {0} readers on one bus")]
     TooManyReaders(usize),

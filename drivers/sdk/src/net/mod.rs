@@ -16,8 +16,8 @@ pub use builder::NetBuilder;
 pub use error::{Result, SdkError};
 pub use net_proto::bus::filter::{Filter, FilterError, Op, Operand};
 pub use net_proto::bus::{
-    Backpressure, BatchConfig, Cursor, Dedup, EventId, Ledger, Losses, MAX_EVENT, MAX_SHARDS, Position,
-    ProducerId, Shard,
+    Backpressure, BatchConfig, Cursor, Dedup, EventId, Ledger, Losses, MAX_EVENT, MAX_SHARDS, OutboxError,
+    Position, ProducerId, Shard,
 };
 pub use net_shell::bus::adapter::{
     Ack, Adapter, AdapterCaps, AdapterError, Batch, BoxFut, Incoming, Link, Outgoing, Page, Setup,
@@ -251,7 +251,7 @@ impl Net {
         let bus = &self.inner.bus;
         let Some(cell) = bus.cell(receipt.shard()) else { return Err(SdkError::Shutdown) };
         if !poll_fn(|cx| cell.poll_safe(receipt.number, cx)).await {
-            return Err(SdkError::Shutdown);
+            return Err(self.ended());
         }
         let (_, acked) = cell.confirmed();
         Ok((
@@ -262,6 +262,11 @@ impl Net {
                 Some(_) => Safe::Outbox,
             },
         ))
+    }
+
+    /// Why the bus is over.
+    fn ended(&self) -> SdkError {
+        self.inner.bus.outbox_error().map_or(SdkError::Shutdown, SdkError::Outbox)
     }
 
     /// Waits until everything emitted so far is as safe as the bus can make it.
@@ -286,7 +291,7 @@ impl Net {
             .await;
             match safe {
                 Some(true) => {}
-                Some(false) => return Err(SdkError::Shutdown),
+                Some(false) => return Err(self.ended()),
                 None => return Err(SdkError::Unconfirmed { why: bus.link_error() }),
             }
         }
@@ -296,7 +301,7 @@ impl Net {
     /// Whether the engine answers now. Memory always does.
     pub async fn health(&self) -> Result<()> {
         match self.inner.bus.adapter() {
-            _ if self.inner.bus.is_closed() => Err(SdkError::Shutdown),
+            _ if self.inner.bus.is_closed() => Err(self.ended()),
             Some(adapter) => Ok(adapter.health().await?),
             None => Ok(()),
         }
@@ -321,7 +326,7 @@ impl Net {
     /// Takes nothing more, waits for the engine as long as [`NetBuilder::adapter_timeout`] says, and
     /// ends. On memory, subscriptions that exist read to the end, whenever they do.
     ///
-    /// What it gave up is in the answer. A second call answers with the same balance and `lost` 0.
+    /// What it gave up is in the answer; with an outbox the next life sends it. A second call answers with the same balance and `lost` 0.
     /// Dropping the future does not undo it.
     pub async fn shutdown(&self) -> Closed {
         let bus = &self.inner.bus;

@@ -7,6 +7,7 @@
 pub mod adapter;
 pub mod conformance;
 pub mod engine;
+mod outbox;
 mod pump;
 mod reader;
 mod shard;
@@ -16,14 +17,16 @@ use std::sync::atomic::{
     AtomicBool, AtomicU16, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
     Ordering::Release,
 };
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use net_proto::bus::{Backpressure, BatchConfig, Ledger, LogLimits, ProducerId, Shard, route};
+use net_proto::bus::{Backpressure, BatchConfig, Ledger, LogLimits, OutboxError, ProducerId, Shard, route};
+use net_proto::storage::Storage;
 use net_proto::time::{Instant, nanos};
 
 use crate::bell::lock;
 use crate::runtime::Runtime;
 use adapter::{Adapter, AdapterError};
+use outbox::OutboxShared;
 use pump::PumpShared;
 pub use reader::{Item, Ordering, Reader, StartAt, StoredEvent};
 pub use shard::{EmitError, ShardCell, Taken};
@@ -60,6 +63,7 @@ pub struct Bus {
     producers: AtomicU64,
     closed: AtomicBool,
     pumps: Mutex<BTreeMap<Shard, Arc<PumpShared>>>,
+    outbox: OnceLock<Arc<OutboxShared>>,
     start: Instant,
     unix_start: u64,
 }
@@ -83,6 +87,7 @@ impl Bus {
             producers: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             pumps: Mutex::default(),
+            outbox: OnceLock::new(),
             start,
             unix_start,
             runtime,
@@ -103,6 +108,44 @@ impl Bus {
         }
     }
 
+    /// Recovers an outbox, replays what the engine may not have, and keeps every event there from
+    /// now on until the engine has it. Before [`Bus::run`] and before the first event.
+    pub async fn with_outbox(
+        self: &Arc<Self>,
+        storage: Box<dyn Storage>,
+        segment_bytes: u64,
+    ) -> Result<(), OutboxError> {
+        let shared = self.outbox.get_or_init(Arc::default).clone();
+        outbox::start(self, storage, segment_bytes, shared).await
+    }
+
+    /// Whether events are kept in an outbox.
+    pub fn has_outbox(&self) -> bool {
+        self.outbox.get().is_some()
+    }
+
+    /// Why the outbox promises nothing any more, if so.
+    pub fn outbox_error(&self) -> Option<OutboxError> {
+        self.outbox.get()?.error()
+    }
+
+    /// Commits of the outbox so far.
+    pub fn commits(&self) -> u64 {
+        self.outbox.get().map_or(0, |outbox| outbox.commits())
+    }
+
+    /// Whether the bus is closed and nothing moves any more.
+    fn is_drained(&self) -> bool {
+        self.is_closed() && lock(&self.pumps).values().all(|pump| pump.is_over())
+    }
+
+    /// The engine has more: the outbox may forget it.
+    fn acknowledged(&self) {
+        if let Some(outbox) = self.outbox.get() {
+            outbox.bell.ring();
+        }
+    }
+
     /// Why a link of the engine is down, if one is.
     pub fn link_error(&self) -> Option<AdapterError> {
         lock(&self.pumps).values().find_map(|pump| pump.error())
@@ -119,6 +162,9 @@ impl Bus {
         pumps.iter().for_each(|pump| pump.give_up());
         for pump in pumps {
             pump.over().await;
+        }
+        if let Some(outbox) = self.outbox.get() {
+            outbox.finish().await;
         }
     }
 

@@ -46,6 +46,10 @@ impl PumpShared {
         self.resent.load(Ordering::Relaxed)
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        lock(&self.over).0
+    }
+
     /// Waits for the end of the task.
     pub(super) async fn over(&self) {
         let mut ticket = None;
@@ -110,8 +114,7 @@ pub(super) fn pump(
     let runtime = bus.runtime().clone();
     let pipeline = Pipeline::new(settings, runtime.now(), &runtime.entropy());
     let over = Over(shared.clone());
-    // The reader that was attached with the shard, so that nothing was missed.
-    let reader = bus.cell(shard).and_then(|cell| cell.attach(None, true)).map(|(id, _)| id);
+    let reader = bus.cell(shard).and_then(ShardCell::sender);
     let mut pump = reader.map(|reader| Pump {
         timer: runtime.timer(),
         bus,
@@ -124,9 +127,11 @@ pub(super) fn pump(
         shared,
     });
     async move {
-        let _over = over;
         if let Some(pump) = &mut pump {
             poll_fn(|cx| pump.poll(cx)).await;
+            drop(over);
+            // The outbox ends after the last pump.
+            pump.bus.acknowledged();
         }
     }
 }
@@ -205,7 +210,10 @@ impl Pump {
             match link.poll_ack(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(ack)) => match self.pipeline.handle_ack(ack.upto) {
-                    Ok(events) => cell.confirm(0, ack.upto, events),
+                    Ok(events) => {
+                        cell.confirm(0, ack.upto, events);
+                        self.bus.acknowledged();
+                    }
                     Err(bad) => self.failed(AdapterError::Protocol(bad.to_string())),
                 },
                 Poll::Ready(Err(error)) => self.failed(error),

@@ -68,6 +68,8 @@ struct Core {
     /// Events that were taken from the log and will not be acknowledged.
     given_up: u64,
     external: bool,
+    /// The reader that sends to the engine, attached from the start so that it misses nothing.
+    sender: Option<ReaderId>,
 }
 
 /// A shard. Every call takes its lock for as long as it takes to copy an event or to count slices.
@@ -86,8 +88,10 @@ impl ShardCell {
         max_event: u32,
         external: bool,
     ) -> Self {
+        let mut log = Log::new(limits, mode, incarnation);
+        let sender = if external { log.attach(1, true) } else { None };
         let core = Core {
-            log: Log::new(limits, mode, incarnation),
+            log,
             closed: false,
             sleepers: Vec::new(),
             safe: 0,
@@ -98,6 +102,7 @@ impl ShardCell {
             stopped: false,
             given_up: 0,
             external,
+            sender,
         };
         Self { core: Mutex::new(core), max_event: max_event.into() }
     }
@@ -165,9 +170,11 @@ impl ShardCell {
         core.log.append(body, stamp).ok()
     }
 
-    /// Events from now on are of this incarnation, with sequences from 1.
+    /// Events from now on are of this incarnation. Their sequences go on with the log's numbers.
     pub fn begin(&self, incarnation: u64) {
-        lock(&self.core).log.rename(incarnation, 1);
+        let mut core = lock(&self.core);
+        let next = core.log.next();
+        core.log.rename(incarnation, next);
     }
 
     /// Attaches a reader at number `next`, or at the oldest (`None`).
@@ -175,6 +182,11 @@ impl ShardCell {
         let mut core = lock(&self.core);
         let next = next.unwrap_or_else(|| core.log.base());
         core.log.attach(next, holds).map(|id| (id, next))
+    }
+
+    /// The reader that sends to the engine; `None` on memory.
+    pub fn sender(&self) -> Option<ReaderId> {
+        lock(&self.core).sender
     }
 
     /// Detaches a reader.
