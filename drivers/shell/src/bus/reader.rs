@@ -320,7 +320,8 @@ impl Reader {
         for lane in &mut self.lanes {
             let Some(cell) = self.bus.cell(lane.shard) else { continue };
             // What waits is read first: a slow reader leaves events to the log's rule.
-            if lane.chunks.len() < 2 {
+            let skipped = lane.chunks.len() > 1;
+            if !skipped {
                 let (events, bytes) = FETCH;
                 let lost = match lane.reader {
                     Some(id) => cell.read(id, (events, bytes, u64::MAX), raise, &mut self.scratch),
@@ -335,7 +336,8 @@ impl Reader {
                     lane.chunks.push_back(Chunk::Slice(slice));
                 }
             }
-            if raise > 0 && cell.range().1 > lane.next {
+            // A log that was not looked at was not raised either.
+            if raise > 0 && (skipped || cell.range().1 > lane.next) {
                 complete = complete.min(lane.last().unwrap_or(0));
             }
         }
