@@ -51,6 +51,9 @@ pub mod stream;
 // what planes speak
 pub mod lane;
 
+// planes
+pub mod bus;
+
 // composition
 pub mod node;
 pub mod registry;

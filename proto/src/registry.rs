@@ -8,6 +8,8 @@ use alloc::vec::Vec;
 use core::fmt::Display;
 use core::str::FromStr;
 
+use crate::bus::outbox::Record;
+use crate::bus::{Cursor, Dedup, EventId, Filter, decode_producer, producer_record};
 use crate::codec::{Reader, Wire, Writer, check_canonical};
 use crate::handshake::{Hello, Welcome};
 use crate::identity::{EntityId, Invite, Ticket};
@@ -55,6 +57,14 @@ pub const fn decoders() -> &'static [Decoder] {
             Decoder::wire::<Limits>(),
             Decoder::with("stream-frames", check_stream_frames),
             Decoder::with("chunk", check_chunk),
+            Decoder::wire::<EventId>(),
+            Decoder::with("event-id-text", check_text::<EventId>),
+            Decoder::wire::<Cursor>(),
+            Decoder::with("cursor-text", check_text::<Cursor>),
+            Decoder::with("filter", check_filter),
+            Decoder::wire::<Dedup>(),
+            Decoder::with("producer-file", check_producer),
+            Decoder::wire::<Record>(),
         ]
     }
 }
@@ -81,6 +91,22 @@ fn check_chunk(bytes: &[u8]) {
 fn check_boot_record(bytes: &[u8]) {
     if let Ok(epoch) = boot::decode(bytes) {
         assert_eq!(boot::encode(epoch), bytes, "a boot record is not canonical");
+    }
+}
+
+/// A filter prints to what parses to itself; and as an event, the same bytes are judged without harm.
+fn check_filter(bytes: &[u8]) {
+    let Ok(text) = core::str::from_utf8(bytes) else { return };
+    if let Ok(filter) = text.parse::<Filter>() {
+        assert_eq!(filter.to_string().parse(), Ok(filter.clone()), "a filter is not canonical");
+        let _ = filter.matches(bytes);
+    }
+}
+
+/// What a producer keeps of itself.
+fn check_producer(bytes: &[u8]) {
+    if let Ok((producer, incarnation)) = decode_producer(bytes) {
+        assert_eq!(producer_record(producer, incarnation), bytes, "an identity file is not canonical");
     }
 }
 

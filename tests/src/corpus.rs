@@ -1,5 +1,7 @@
 //! Seeds of the fuzzers, and the mutations that every run of the tests tries on them.
 
+use net_proto::bus::outbox::Record;
+use net_proto::bus::{Dedup, EventId, ProducerId, cursor_samples, producer_record};
 use net_proto::codec::Wire;
 use net_proto::entropy::Entropy;
 use net_proto::handshake::{Hello, Outcome, Welcome};
@@ -31,8 +33,55 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "stream-limits" => limits().iter().map(Wire::to_vec).collect(),
         "stream-frames" => stream_frames(),
         "chunk" => chunks(),
+        "event-id" => event_ids().iter().map(Wire::to_vec).collect(),
+        "event-id-text" => event_ids().iter().map(|id| id.to_string().into_bytes()).collect(),
+        "cursor" => cursor_samples().iter().map(Wire::to_vec).collect(),
+        "cursor-text" => cursor_samples().iter().map(|c| c.to_string().into_bytes()).collect(),
+        "filter" => FILTERS.map(|text| text.as_bytes().to_vec()).into(),
+        "dedup" => dedups().iter().map(Wire::to_vec).collect(),
+        "producer-file" => [0, 1, u64::MAX].map(|n| producer_record(ProducerId(n ^ 5), n)).into(),
+        "outbox-record" => outbox_records().iter().map(Wire::to_vec).collect(),
         _ => Vec::new(),
     }
+}
+
+const FILTERS: [&str; 4] = [
+    r#"{"path":"a.0","value":1}"#,
+    r#"{"$ge":{"path":"/a~1b","value":-1.5e3}}"#,
+    r#"{"$or":[{"$exists":{"path":""}},{"$ne":{"path":"x","value":null}}]}"#,
+    r#"{"$and":[{"$not":{"$lt":{"path":"x","value":"\u00e9\n"}}},{"$eq":{"path":"t","value":true}}]}"#,
+];
+
+fn event_ids() -> [EventId; 3] {
+    [(0, 0, 0), (7, 3, 9), (u64::MAX, u16::MAX, u64::MAX)].map(|(n, shard, seq)| EventId {
+        producer: ProducerId(n),
+        incarnation: n,
+        shard,
+        seq,
+    })
+}
+
+fn dedups() -> [Dedup; 3] {
+    let mut some = Dedup::new(3);
+    let mut more = Dedup::default();
+    for id in event_ids() {
+        some.is_duplicate(&id);
+        more.is_duplicate(&EventId { shard: 1, ..id });
+        more.is_duplicate(&EventId { seq: 5, ..id });
+    }
+    [Dedup::default(), some, more]
+}
+
+fn outbox_records() -> [Record; 3] {
+    let of = |event, body: &[u8]| Record {
+        event,
+        shard: 3,
+        incarnation: 2,
+        seq: 70,
+        stamp: if event { 99 } else { 0 },
+        body: body.to_vec(),
+    };
+    [of(true, b""), of(true, b"{\"c\":21}"), of(false, b"")]
 }
 
 fn tickets() -> Vec<Ticket> {

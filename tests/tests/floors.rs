@@ -13,6 +13,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("handles", &["session::aead", "session::Peer", "path::Path", "path::Remote", "path::Ecn"]),
     ("transport", &["congestion", "handshake", "path", "recovery", "stream", "session"]),
     ("lane", &["lane"]),
+    ("planes", &["bus"]),
     ("top", &["node", "registry"]),
 ];
 

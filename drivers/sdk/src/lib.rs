@@ -18,6 +18,7 @@
 mod builder;
 mod error;
 mod mesh;
+pub mod net;
 mod peer;
 pub mod rt;
 mod stream;
@@ -26,6 +27,7 @@ pub use builder::{AcceptPolicy, IntoAddrs, IntoTicket, MeshBuilder};
 pub use bytes::Bytes;
 pub use error::{Error, Result};
 pub use mesh::{Drained, Events, Mesh, MeshEvent};
+pub use net::{Net, SdkError};
 /// What admits to a mesh: its id and its key.
 pub use net_proto::identity::Mesh as MeshSecret;
 pub use net_proto::identity::{EntityId, Identity, IdentityError, Invite, MeshId, MeshKey, Ticket};

@@ -6,6 +6,7 @@ pub mod aead;
 pub mod bell;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod bus;
 pub mod driver;
 pub mod hub;
 pub mod mailbox;

@@ -125,7 +125,11 @@ impl Plane for Echo {
                         Verify { signer: signer.id(), admit: true, label: "test", message, signature };
                     fx.job(Ticket(u64::from(seed)), lane::Job::Verify(check));
                 }
-                Ask::Send { .. } => panic!("no lane"),
+                // Asked for before its lane was open.
+                Ask::Send { count, len } => {
+                    let lane = self.lane.expect("a lane");
+                    self.out.extend((0..count).map(|n| (lane, n, len)));
+                }
             }
         }
         while let Some(&(lane, n, len)) = self.out.front() {

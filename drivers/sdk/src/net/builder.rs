@@ -1,0 +1,286 @@
+//! How a bus is configured and started.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use net_proto::bus::{
+    Backpressure, BatchConfig, LogLimits, MAX_BATCH, MAX_EVENT, MAX_SHARDS, ProducerFile, ProducerId,
+};
+use net_proto::storage::{Storage, StoreError};
+use net_proto::time::nanos;
+use net_shell::bus::adapter::{Adapter, Setup};
+use net_shell::bus::{Bus, BusConfig};
+use net_shell::runtime::Runtime;
+
+use super::{Net, Result, SdkError};
+use crate::rt;
+
+/// Where events go.
+#[derive(Clone, Default)]
+enum Transport {
+    /// They stay in this process.
+    #[default]
+    Memory,
+    /// To an engine.
+    Adapter(Arc<dyn Adapter>),
+}
+
+/// Configures an event bus; [`NetBuilder::build`] starts it.
+#[must_use]
+#[derive(Clone)]
+pub struct NetBuilder {
+    shards: Option<u16>,
+    max_shards: Option<u16>,
+    capacity: u64,
+    bytes: u64,
+    max_event: Option<u32>,
+    mode: Backpressure,
+    batch: BatchConfig,
+    transport: Vec<Transport>,
+    runtime: Option<Arc<dyn Runtime>>,
+    identity: Option<PathBuf>,
+    outbox: Option<PathBuf>,
+    pub(super) timeout: Duration,
+}
+
+impl fmt::Debug for NetBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetBuilder").field("shards", &self.shards).finish_non_exhaustive()
+    }
+}
+
+/// Largest capacity of a shard, in events.
+const MAX_CAPACITY: u64 = 1 << 28;
+/// Bytes of a file of the outbox.
+const SEGMENT: u64 = 16 << 20;
+/// Range of the bytes of a shard.
+const BYTES: std::ops::RangeInclusive<u64> = 4096..=1 << 36;
+
+impl Default for NetBuilder {
+    fn default() -> Self {
+        Self {
+            shards: None,
+            max_shards: None,
+            capacity: 1 << 20,
+            bytes: 64 << 20,
+            max_event: None,
+            mode: Backpressure::FailProducer,
+            batch: BatchConfig::default(),
+            transport: Vec::new(),
+            runtime: None,
+            identity: None,
+            outbox: None,
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+fn limit<T: Into<u64>>(what: &'static str, value: T, range: std::ops::RangeInclusive<u64>) -> Result<()> {
+    let value = value.into();
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(SdkError::Limit { what, value, limit: format!("{} to {}", range.start(), range.end()) })
+}
+
+impl NetBuilder {
+    /// Shards: as many producers never meet at a lock, and an engine has as many streams. Without
+    /// it: as many as the processor runs threads, at most 16.
+    pub const fn shards(mut self, shards: u16) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// Events that a shard holds. On memory this is also what it retains for readers that come
+    /// later. 2^20 without it.
+    pub const fn buffer_capacity(mut self, events: u64) -> Self {
+        self.capacity = events;
+        self
+    }
+
+    /// Bytes that a shard holds, with 16 for each event. 64 MiB without it; memory is taken as
+    /// events come.
+    pub const fn buffer_bytes(mut self, bytes: u64) -> Self {
+        self.bytes = bytes;
+        self
+    }
+
+    /// Longest event, in bytes. Without it: 1 MiB, less if the buffer or the engine takes less.
+    pub const fn max_event(mut self, bytes: u32) -> Self {
+        self.max_event = Some(bytes);
+        self
+    }
+
+    /// What happens to events that find no room. Without it the producer is told, and nothing is
+    /// lost.
+    pub const fn backpressure(mut self, mode: Backpressure) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// How events are batched on their way to an engine.
+    pub const fn batch(mut self, batch: BatchConfig) -> Self {
+        self.batch = batch;
+        self
+    }
+
+    /// Large batches: [`BatchConfig::high_throughput`].
+    pub const fn high_throughput(self) -> Self {
+        self.batch(BatchConfig::high_throughput())
+    }
+
+    /// Small batches, soon: [`BatchConfig::low_latency`].
+    pub const fn low_latency(self) -> Self {
+        self.batch(BatchConfig::low_latency())
+    }
+
+    /// Events stay in this process, in a bounded log. The default.
+    pub fn memory(mut self) -> Self {
+        self.transport.push(Transport::Memory);
+        self
+    }
+
+    /// Events go to an engine through this adapter.
+    pub fn adapter(mut self, adapter: impl Adapter) -> Self {
+        self.transport.push(Transport::Adapter(Arc::new(adapter)));
+        self
+    }
+
+    /// Keeps the producer's identity in this file, so that an event that is sent again by a later
+    /// process is recognised, and a new one never looks like an old one. One bus at a time uses it.
+    /// Without it every bus is a producer of its own.
+    pub fn producer_nonce_path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.identity = Some(path.into());
+        self
+    }
+
+    /// Keeps every event in this directory until the engine has it: what the engine does not have
+    /// when the process ends, the next one sends, under the same ids. The producer's identity lies
+    /// in the file `producer` there, unless [`NetBuilder::producer_nonce_path`] says otherwise. One
+    /// bus at a time uses it. Not for memory.
+    pub fn outbox(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.outbox = Some(dir.into());
+        self
+    }
+
+    /// The longest that the engine may take to answer `flush` and `shutdown`. 30 s without it.
+    pub const fn adapter_timeout(mut self, limit: Duration) -> Self {
+        self.timeout = limit;
+        self
+    }
+
+    /// Runs on this runtime. Without it: the one that [`NetBuilder::build`] is called in.
+    pub fn runtime(mut self, runtime: Arc<dyn Runtime>) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Starts the bus.
+    ///
+    /// `Ok`: the configuration is sound; with an engine, it answered. Dropping the future starts
+    /// nothing.
+    pub async fn build(self) -> Result<Net> {
+        let threads = || std::thread::available_parallelism().map_or(1, |n| n.get().min(16) as u16);
+        let shards = self.shards.unwrap_or_else(threads);
+        let max_shards = self.max_shards.unwrap_or(shards);
+        limit("shards", shards, 1..=MAX_SHARDS.into())?;
+        limit("most shards", max_shards, shards.into()..=MAX_SHARDS.into())?;
+        limit("buffer_capacity", self.capacity, 1..=MAX_CAPACITY)?;
+        limit("buffer_bytes", self.bytes, BYTES)?;
+        limit("batch.max_events", self.batch.max_events, 1..=MAX_BATCH.into())?;
+        limit("batch.min_events", self.batch.min_events, 0..=self.batch.max_events.into())?;
+        limit("batch.max_delay (ms)", self.batch.max_delay.as_millis().min(1 << 62) as u64, 0..=60_000)?;
+        if let Backpressure::Sample(n) = self.mode {
+            limit("Sample", n, 1..=u64::from(u32::MAX))?;
+        }
+        let fits = u32::try_from(self.bytes / 4).unwrap_or(u32::MAX).min(MAX_EVENT);
+        let mut max_event = self.max_event.unwrap_or(fits);
+        limit("max_event", max_event, 1..=fits.into())?;
+        if self.transport.len() > 1 {
+            return Err(SdkError::Config("more than one transport was chosen".into()));
+        }
+        if self.outbox.is_some() && !matches!(self.transport.first(), Some(Transport::Adapter(_))) {
+            return Err(SdkError::Config(
+                "an outbox needs an engine behind it; this bus is in memory".into(),
+            ));
+        }
+        let identity_at = self.identity.clone().or_else(|| Some(self.outbox.as_ref()?.join("producer")));
+        let runtime = self.runtime.clone().or_else(rt::current).ok_or(SdkError::NoRuntime)?;
+        let entropy = runtime.entropy();
+        let mut id = [0; 8];
+        id.copy_from_slice(&entropy[..8]);
+        let fresh = ProducerId(u64::from_le_bytes(id));
+        let (producer, incarnation, identity) = match &identity_at {
+            None => (fresh, 1, None),
+            Some(path) => {
+                let floor = nanos(runtime.wall().unix) / 1000;
+                let (storage, producer, incarnation) = load(&*runtime, path, fresh, floor).await?;
+                (producer, incarnation, Some(storage))
+            }
+        };
+        let adapter = match self.transport.first().cloned().unwrap_or_default() {
+            Transport::Memory => None,
+            Transport::Adapter(adapter) => Some(adapter),
+        };
+        if let Some(adapter) = &adapter {
+            let mut setup = Setup::new(runtime.clone(), producer, incarnation, max_shards);
+            setup.max_event = max_event;
+            adapter.start(&setup).await?;
+            let takes = adapter.caps().max_event;
+            if self.max_event.is_some() {
+                limit("max_event", max_event, 1..=takes.into())?;
+            }
+            max_event = max_event.min(takes);
+        }
+        let config = BusConfig {
+            shards,
+            max_shards,
+            limits: LogLimits { events: self.capacity, bytes: self.bytes, keep: adapter.is_none() },
+            mode: self.mode,
+            max_event,
+            batch: self.batch,
+            producer,
+            incarnation,
+            adapter,
+        };
+        let bus = Bus::new(runtime.clone(), config);
+        if let Some(dir) = &self.outbox {
+            let storage = runtime
+                .storage(dir)
+                .map_err(|why| SdkError::Config(format!("cannot open {}: {why}", dir.display())))?;
+            bus.with_outbox(storage, SEGMENT).await?;
+        }
+        bus.run();
+        Ok(Net::new(bus, self.timeout, identity))
+    }
+}
+
+/// Raises the incarnation in the identity file; the file stays locked while the storage lives.
+async fn load(
+    runtime: &dyn Runtime,
+    path: &Path,
+    fresh: ProducerId,
+    floor: u64,
+) -> Result<(Box<dyn Storage>, ProducerId, u64)> {
+    let failed = |why| SdkError::Identity { path: path.display().to_string(), why };
+    let name =
+        path.file_name().and_then(|name| name.to_str()).ok_or_else(|| failed(StoreError::BadName.into()))?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut storage = runtime
+        .storage(dir)
+        .map_err(|why| SdkError::Config(format!("cannot open {}: {why}", dir.display())))?;
+    let mut file = ProducerFile::new(name.into(), fresh, floor);
+    loop {
+        if let Some(answer) = file.poll_event() {
+            let (producer, incarnation) = answer.map_err(failed)?;
+            return Ok((storage, producer, incarnation));
+        }
+        let Some((ticket, op)) = file.poll_store() else { return Err(failed(StoreError::Io.into())) };
+        storage.submit(ticket, op);
+        let (ticket, result) = poll_fn(|cx| storage.poll_done(cx)).await;
+        file.handle_stored(ticket, result);
+    }
+}

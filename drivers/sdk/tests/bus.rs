@@ -1,0 +1,294 @@
+//! The event bus in memory, through the SDK, on both runtimes.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::{fresh, soon};
+use net_sdk::net::{
+    Backpressure, Cursor, Filter, Item, Op, Ordering, PollRequest, ReadOptions, SubscribeOptions, Typed,
+};
+use net_sdk::{Net, Runtime, SdkError};
+use serde::{Deserialize, Serialize};
+
+/// Runs a test on tokio and on smol.
+fn both<F: Future<Output = ()>>(test: impl Fn() -> F) {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(test());
+    let smol: Arc<dyn Runtime> = Arc::new(net_smol::Smol::new());
+    smol::block_on(net_sdk::rt::enter(smol, test()));
+}
+
+#[derive(Serialize, Deserialize, Debug, PartialEq)]
+struct Reading {
+    c: i32,
+}
+
+#[test]
+fn the_quick_start_reads_back_what_it_wrote() {
+    both(|| async {
+        let bus = Net::builder().memory().build().await.unwrap();
+        bus.emit(&Reading { c: 21 }).unwrap();
+        let mut readings = bus.subscribe_typed::<Reading>().await.unwrap();
+        let first = soon("reading", readings.next()).await.unwrap().unwrap();
+        assert_eq!(first, Typed::Event(Reading { c: 21 }));
+        bus.emit_str("not json").unwrap();
+        assert!(matches!(soon("bad", readings.next()).await, Some(Err(SdkError::Serialization(_)))));
+        bus.emit(&Reading { c: 22 }).unwrap();
+        let next = soon("reading", readings.next()).await.unwrap().unwrap();
+        assert_eq!(next.into_event(), Some(Reading { c: 22 }), "the stream goes on");
+    });
+}
+
+#[test]
+fn polls_page_through_everything_once_and_consume_nothing() {
+    both(|| async {
+        let bus = Net::builder().shards(3).build().await.unwrap();
+        for n in 0..2000u32 {
+            bus.emit_raw(n.to_le_bytes()).unwrap();
+        }
+        for ordering in [Ordering::None, Ordering::Insertion] {
+            let mut cursor = Cursor::new();
+            let mut seen = Vec::new();
+            loop {
+                // Over a restart a cursor is a token.
+                let at = Cursor::from_token(&cursor.token()).unwrap();
+                let page =
+                    bus.poll(PollRequest::new().limit(77).cursor(at).ordering(ordering)).await.unwrap();
+                seen.extend(page.events.iter().map(|e| u32::from_le_bytes(e.raw[..].try_into().unwrap())));
+                assert!(page.lost.is_empty());
+                cursor = page.cursor;
+                if page.events.is_empty() {
+                    assert!(!page.has_more);
+                    break;
+                }
+                if !page.has_more {
+                    assert!(page.events.len() < 77 || seen.len() == 2000);
+                }
+            }
+            if ordering == Ordering::None {
+                seen.sort_unstable();
+            }
+            assert_eq!(seen, (0..2000).collect::<Vec<_>>());
+        }
+        let first = bus.poll(PollRequest::new().limit(300)).await.unwrap();
+        let mut by_shard = BTreeMap::new();
+        first.events.iter().for_each(|e| *by_shard.entry(e.shard).or_insert(0) += 1);
+        assert_eq!(by_shard.len(), 3, "no shard starves another: {by_shard:?}");
+    });
+}
+
+#[test]
+fn a_subscriber_that_falls_behind_is_told() {
+    both(|| async {
+        let mode = Backpressure::DropOldest;
+        let bus = Net::builder().shards(1).buffer_capacity(10).backpressure(mode).build().await.unwrap();
+        let mut sub = bus.subscribe().await.unwrap();
+        for n in 0..25u8 {
+            bus.emit_raw([n]).unwrap();
+        }
+        let Some(Ok(Item::Lost { from, to, .. })) = soon("lost", sub.next()).await else { panic!("no Lost") };
+        assert_eq!((from.minor, to.minor), (0, 15));
+        for n in 15..25u8 {
+            let item = soon("event", sub.next()).await.unwrap().unwrap();
+            assert_eq!(item.into_event().unwrap().raw[..], [n]);
+        }
+        let ledger = bus.stats().ledger;
+        assert!(ledger.balances());
+        assert_eq!((ledger.ingested, ledger.delivered, ledger.lost.evicted), (25, 10, 15));
+    });
+}
+
+#[test]
+fn fail_producer_loses_nothing_and_says_so() {
+    both(|| async {
+        let bus = Net::builder().shards(1).buffer_capacity(4).build().await.unwrap();
+        let mut sub = bus.subscribe().await.unwrap();
+        let results = bus.emit_raw_batch(&[[0u8], [1], [2], [3], [4]]);
+        assert!(results[..4].iter().all(Result::is_ok));
+        assert!(matches!(results[4], Err(SdkError::Backpressure)));
+        soon("event", sub.next()).await.unwrap().unwrap();
+        bus.emit_raw([5]).unwrap();
+        drop(sub);
+        (0..10).for_each(|_| _ = bus.emit_raw([6]).unwrap());
+        let lossy = bus.subscribe_with(SubscribeOptions::new().lossy()).await.unwrap();
+        (0..10).for_each(|_| _ = bus.emit_raw([7]).unwrap());
+        drop(lossy);
+        assert!(bus.stats().ledger.balances());
+    });
+}
+
+#[test]
+fn other_modes_do_what_they_say() {
+    both(|| async {
+        let build = |mode| Net::builder().shards(1).buffer_capacity(4).backpressure(mode).build();
+        let bus = build(Backpressure::DropNewest).await.unwrap();
+        let _sub = bus.subscribe().await.unwrap();
+        let dropped = (0..10).filter(|_| matches!(bus.emit_raw(b"x"), Err(SdkError::Dropped))).count();
+        assert_eq!((dropped, bus.stats().ledger.lost.newest), (6, 6));
+        let bus = build(Backpressure::Sample(3)).await.unwrap();
+        let kept = (0..9).filter(|_| bus.emit_raw(b"x").is_ok()).count();
+        assert_eq!((kept, bus.stats().ledger.lost.sampled), (3, 6));
+        assert!(bus.stats().ledger.balances());
+    });
+}
+
+#[test]
+fn keys_keep_their_order_and_insertion_merges_shards() {
+    both(|| async {
+        let bus = Net::builder().shards(4).build().await.unwrap();
+        for n in 0..400u32 {
+            bus.emit_keyed(format!("k{}", n % 7), n.to_le_bytes()).unwrap();
+        }
+        let value = |item: Item| u32::from_le_bytes(item.into_event().unwrap().raw[..].try_into().unwrap());
+        let mut sub = bus.subscribe().await.unwrap();
+        let mut last = BTreeMap::new();
+        for _ in 0..400 {
+            let n = value(soon("event", sub.next()).await.unwrap().unwrap());
+            assert!(last.insert(n % 7, n).is_none_or(|before| before < n));
+        }
+        let mut sub = bus.subscribe_with(ReadOptions::new().ordering(Ordering::Insertion)).await.unwrap();
+        for n in 0..400 {
+            assert_eq!(value(soon("event", sub.next()).await.unwrap().unwrap()), n);
+        }
+    });
+}
+
+#[test]
+fn threads_emit_and_everything_arrives_once() {
+    both(|| async {
+        let bus = Net::builder().shards(2).build().await.unwrap();
+        // The merge has races to lose: it gets more attempts.
+        let merged = std::iter::repeat_n(Ordering::Insertion, 20);
+        for ordering in std::iter::once(Ordering::None).chain(merged) {
+            let options = ReadOptions::new().ordering(ordering).latest();
+            let mut sub = bus.subscribe_with(options).await.unwrap();
+            let threads: Vec<_> = (0..2u32)
+                .map(|t| {
+                    let bus = bus.clone();
+                    std::thread::spawn(move || {
+                        (0..20_000u32).for_each(|n| _ = bus.emit_raw((t << 24 | n).to_le_bytes()).unwrap());
+                    })
+                })
+                .collect();
+            let (mut seen, mut stamp) = (vec![0u32; 2], 0);
+            for _ in 0..40_000 {
+                let event = soon("event", sub.next()).await.unwrap().unwrap().into_event().unwrap();
+                let n = u32::from_le_bytes(event.raw[..].try_into().unwrap());
+                let of = (n >> 24) as usize;
+                if ordering == Ordering::Insertion {
+                    assert_eq!(n & 0xff_ffff, seen[of], "a thread's events in their order");
+                    assert!(event.stamp >= stamp);
+                    stamp = event.stamp;
+                }
+                seen[of] += 1;
+            }
+            assert_eq!(seen, [20_000, 20_000]);
+            threads.into_iter().for_each(|t| t.join().unwrap());
+        }
+    });
+}
+
+#[test]
+fn a_shutdown_ends_subscriptions_after_their_events() {
+    both(|| async {
+        let bus = Net::builder().shards(2).build().await.unwrap();
+        let mut sub = bus.subscribe().await.unwrap();
+        bus.emit_raw("a").unwrap();
+        let closed = bus.shutdown().await;
+        assert_eq!((closed.lost, closed.ledger.queued), (0, 1));
+        assert!(matches!(bus.emit_raw("b"), Err(SdkError::Shutdown)));
+        assert!(soon("event", sub.next()).await.is_some());
+        assert!(soon("end", sub.next()).await.is_none());
+        assert_eq!(bus.stats().ledger.delivered, 1);
+        assert_eq!(bus.shutdown().await.lost, 0);
+        // Nobody read these: they go with the memory, and the shutdown says so.
+        let bus = Net::builder().shards(2).build().await.unwrap();
+        bus.emit_raw("a").unwrap();
+        assert_eq!(bus.shutdown().await.lost, 1);
+        assert!(bus.health().await.is_err());
+    });
+}
+
+#[test]
+fn poison_configurations_are_refused_by_name() {
+    both(|| async {
+        let builder = Net::builder;
+        for (what, wrong) in [
+            ("shards", builder().shards(0)),
+            ("shards", builder().shards(1025)),
+            ("buffer_capacity", builder().buffer_capacity(0)),
+            ("buffer_capacity", builder().buffer_capacity(u64::MAX)),
+            ("buffer_bytes", builder().buffer_bytes(0)),
+            ("buffer_bytes", builder().buffer_bytes(u64::MAX)),
+            ("max_event", builder().max_event(0)),
+            ("max_event", builder().max_event(u32::MAX)),
+            ("Sample", builder().backpressure(Backpressure::Sample(0))),
+        ] {
+            match wrong.build().await {
+                Err(SdkError::Limit { what: named, .. }) => assert_eq!(named, what),
+                other => panic!("{what}: {other:?}"),
+            }
+        }
+        assert!(matches!(builder().memory().memory().build().await, Err(SdkError::Config(_))));
+    });
+}
+
+#[test]
+fn any_bytes_pass_and_limits_come_first() {
+    both(|| async {
+        let bus = Net::builder().shards(1).max_event(100).build().await.unwrap();
+        let bodies: [&[u8]; 4] = [b"", b"\0\xff\xfe", b"{\"s\":1,\"t\":2", &[7; 100]];
+        bodies.iter().for_each(|b| _ = bus.emit_raw(b).unwrap());
+        let too_long = bus.emit_raw([0; 101]);
+        assert!(matches!(too_long, Err(SdkError::TooLarge { len: 101, limit: 100 })));
+        assert!(matches!(bus.emit_to(1, b"x"), Err(SdkError::Unrouted(1))));
+        let page = bus.poll(PollRequest::new()).await.unwrap();
+        assert!(page.events.iter().map(|e| &e.raw[..]).eq(bodies));
+        assert_eq!(bus.flush().await.unwrap().watermarks, [(0, 4)]);
+    });
+}
+
+#[test]
+fn filters_choose_and_cursors_move_on() {
+    both(|| async {
+        let bus = Net::builder().shards(2).build().await.unwrap();
+        let filter = Filter::compare("c", Op::Ge, 90).unwrap();
+        let mut sub = bus.subscribe_with(ReadOptions::new().filter(filter.clone())).await.unwrap();
+        (0..100).for_each(|c| _ = bus.emit(&Reading { c }).unwrap());
+        bus.emit_str("not json").unwrap();
+        let page = bus.poll(PollRequest::new().filter(filter.clone())).await.unwrap();
+        assert_eq!(page.events.len(), 10);
+        let rest = bus.poll(PollRequest::new().cursor(page.cursor)).await.unwrap();
+        assert!(rest.events.is_empty(), "what did not match is behind the cursor, too");
+        for c in 90..100 {
+            let event = soon("event", sub.next()).await.unwrap().unwrap().into_event().unwrap();
+            assert_eq!(net_sdk::net::parse::<Reading>(&event.raw).unwrap(), Reading { c });
+        }
+        let text = filter.to_string();
+        assert_eq!(text.parse::<Filter>().unwrap(), filter);
+    });
+}
+
+#[test]
+fn an_identity_file_is_kept_locked_and_never_repaired() {
+    both(|| async {
+        let path = fresh("bus-identity").join("producer");
+        let build = || Net::builder().producer_nonce_path(&path).build();
+        let bus = build().await.unwrap();
+        let first = bus.emit_raw("a").unwrap().id;
+        assert!(matches!(build().await, Err(SdkError::Identity { .. })), "one bus at a time");
+        drop(bus);
+        let bus = build().await.unwrap();
+        let second = bus.emit_raw("a").unwrap().id;
+        assert_eq!(first.producer, second.producer);
+        assert!(second.incarnation > first.incarnation && second != first);
+        drop(bus);
+        for wrong in [&b"something else, longer than a record"[..], b"", b"net prod\x01"] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(matches!(build().await, Err(SdkError::Identity { .. })));
+            assert_eq!(std::fs::read(&path).unwrap(), wrong, "left untouched");
+        }
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    });
+}

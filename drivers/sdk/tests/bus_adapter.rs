@@ -1,0 +1,233 @@
+//! The bus over an engine that fails on command, and the suite for adapters itself.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{fresh, soon};
+use net_sdk::net::{Backpressure, BatchConfig, PollRequest, ReadOptions, Safe};
+use net_sdk::{Net, Runtime, SdkError};
+use net_shell::bus::adapter::AdapterError;
+use net_shell::bus::conformance::conformance;
+use net_shell::bus::engine::{Engine, Faults};
+
+fn both<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Runtime>) -> F) {
+    let rt = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    rt.block_on(async { test(Arc::new(net_sdk::Tokio::current().unwrap())).await });
+    let smol: Arc<dyn Runtime> = Arc::new(net_smol::Smol::new());
+    smol::block_on(net_sdk::rt::enter(smol.clone(), test(smol)));
+}
+
+#[test]
+fn the_engine_in_memory_conforms() {
+    both(|rt| async {
+        let engine = Engine::new();
+        conformance(rt, || Arc::new(engine.adapter())).await;
+    });
+}
+
+#[test]
+fn links_break_and_nothing_is_lost() {
+    both(|_| async {
+        let engine = Engine::new();
+        let batch =
+            BatchConfig { min_events: 10, max_events: 20, max_delay: Duration::ZERO, adaptive: false };
+        let bus = Net::builder().shards(1).batch(batch).adapter(engine.adapter()).build().await.unwrap();
+        for round in 0..6u32 {
+            engine.set(Faults {
+                break_after: Some(round % 3),
+                take_of_last: round as usize,
+                refuse_links: round % 2,
+                ..Faults::default()
+            });
+            for n in 0..100 {
+                bus.emit_raw((round * 100 + n).to_le_bytes()).unwrap();
+            }
+            soon("flush", bus.flush()).await.unwrap();
+        }
+        let taken = engine.taken(0);
+        let unique: BTreeSet<_> = taken.iter().map(|id| id.seq).collect();
+        assert_eq!(unique, (1..=600).collect(), "nothing lost");
+        assert!(taken.len() > 600, "and something was sent twice, under the same name");
+        let mut high = 0;
+        let mut first = 0;
+        for id in &taken {
+            if id.seq > high {
+                (high, first) = (id.seq, first + 1);
+            }
+        }
+        assert_eq!(first, 600, "first appearances are in order");
+        let closed = soon("shutdown", bus.shutdown()).await;
+        assert_eq!((closed.lost, closed.ledger.delivered), (0, 600));
+    });
+}
+
+#[test]
+fn an_engine_that_is_down_pushes_back_and_says_why() {
+    both(|_| async {
+        let engine = Engine::new();
+        let bus = Net::builder()
+            .shards(1)
+            .buffer_capacity(50)
+            .adapter_timeout(Duration::from_millis(50))
+            .adapter(engine.adapter())
+            .build()
+            .await
+            .unwrap();
+        bus.emit_raw(b"first").unwrap();
+        assert_eq!(soon("durable", bus.emit_durable(b"second")).await.unwrap().1, Safe::Engine);
+        engine.set(Faults { down: true, ..Faults::default() });
+        assert!(matches!(bus.health().await, Err(SdkError::Adapter(AdapterError::Connection(_)))));
+        let refused = (0..2000).filter(|_| matches!(bus.emit_raw(b"x"), Err(SdkError::Backpressure))).count();
+        assert!(refused > 0, "a full buffer fails the producer");
+        let Err(SdkError::Unconfirmed { .. }) = soon("flush", bus.flush()).await else {
+            panic!("flush says no")
+        };
+        engine.set(Faults::default());
+        let ok = soon("flush", async { while bus.flush().await.is_err() {} });
+        ok.await;
+        let ledger = bus.stats().ledger;
+        assert!(ledger.balances() && ledger.queued == 0, "{ledger:?}");
+        assert_eq!(ledger.ingested + ledger.refused, 2002);
+        assert_eq!(ledger.delivered as usize, engine.taken(0).iter().collect::<BTreeSet<_>>().len());
+        engine.set(Faults { down: true, ..Faults::default() });
+        (0..7).for_each(|_| _ = bus.emit_raw(b"never").unwrap());
+        let closed = soon("shutdown", bus.shutdown()).await;
+        assert_eq!(closed.lost, 7, "{closed:?}");
+        assert!(closed.ledger.balances());
+    });
+}
+
+#[test]
+fn drop_oldest_tells_what_the_engine_never_got() {
+    both(|_| async {
+        let engine = Engine::new();
+        engine.set(Faults { hold_acks: true, ..Faults::default() });
+        let bus = Net::builder()
+            .shards(1)
+            .buffer_capacity(10)
+            .backpressure(Backpressure::DropOldest)
+            .adapter(engine.adapter())
+            .build()
+            .await
+            .unwrap();
+        (0..30_000).for_each(|_| _ = bus.emit_raw(b"x").unwrap());
+        engine.set(Faults::default());
+        soon("flush", bus.flush()).await.unwrap();
+        let ledger = bus.stats().ledger;
+        assert!(ledger.balances() && ledger.lost.evicted > 0, "{ledger:?}");
+        assert_eq!(ledger.delivered + ledger.lost.evicted, 30_000);
+        assert_eq!(engine.taken(0).len() as u64, ledger.delivered);
+    });
+}
+
+#[test]
+fn polls_page_through_an_engine_and_losses_are_told() {
+    both(|_| async {
+        let engine = Engine::new().retaining(40);
+        let bus = Net::builder().shards(2).adapter(engine.adapter()).build().await.unwrap();
+        let emit = |n: u32| (0..n).for_each(|n| _ = bus.emit_to(n as u16 % 2, n.to_le_bytes()).unwrap());
+        emit(20);
+        soon("flush", bus.flush()).await.unwrap();
+        let page = bus.poll(PollRequest::new().limit(15)).await.unwrap();
+        assert_eq!((page.events.len(), page.lost.len()), (15, 0));
+        let rest = bus.poll(PollRequest::new().cursor(page.cursor.clone())).await.unwrap();
+        assert_eq!(rest.events.len(), 5);
+        emit(200);
+        soon("flush", bus.flush()).await.unwrap();
+        let page = bus.poll(PollRequest::new().cursor(rest.cursor.clone()).limit(1000)).await.unwrap();
+        assert_eq!((page.events.len(), page.lost.len()), (80, 2), "what the engine forgot is told");
+        let mut sub = bus.subscribe_with(ReadOptions::new().latest()).await.unwrap();
+        bus.emit_raw(b"new").unwrap();
+        let event = soon("event", sub.next()).await.unwrap().unwrap().into_event().unwrap();
+        assert_eq!(&event.raw[..], b"new");
+    });
+}
+
+#[test]
+fn the_outbox_replays_what_the_engine_does_not_have_under_its_old_names() {
+    both(|_| async {
+        let dir = fresh("bus-outbox");
+        let engine = Engine::new();
+        let build = || Net::builder().shards(2).outbox(&dir).adapter(engine.adapter()).build();
+        let bus = build().await.unwrap();
+        let (a, safe) = soon("durable", bus.emit_durable(b"a")).await.unwrap();
+        assert_ne!(safe, Safe::Memory);
+        // The engine takes nothing more; the events are on disk all the same.
+        engine.set(Faults { down: true, ..Faults::default() });
+        let mut names = vec![a.id];
+        for n in 0..50u32 {
+            let (receipt, safe) = soon("durable", bus.emit_durable(n.to_le_bytes())).await.unwrap();
+            assert_eq!(safe, Safe::Outbox);
+            names.push(receipt.id);
+        }
+        assert!(matches!(
+            build().await,
+            Err(SdkError::Identity { .. } | SdkError::Outbox(_) | SdkError::Adapter(_))
+        ));
+        // Ends without having delivered: as a crash would, but for the lock.
+        bus.bus().close();
+        soon("stop", bus.bus().stop()).await;
+        drop(bus);
+        engine.set(Faults::default());
+        let bus = build().await.unwrap();
+        let new = bus.emit_to(0, b"new").unwrap();
+        assert!(new.id.incarnation > a.id.incarnation);
+        soon("flush", async { while bus.flush().await.is_err() {} }).await;
+        soon("engine", async {
+            while bus.stats().ledger.queued > 0 {
+                net_sdk::rt::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        names.push(new.id);
+        let taken: Vec<_> = [engine.taken(0), engine.taken(1)].concat();
+        assert_eq!(taken.iter().collect::<BTreeSet<_>>(), names.iter().collect(), "every name, no other");
+        assert_eq!(engine.taken(0).last(), Some(&new.id), "old ones first");
+        let closed = soon("shutdown", bus.shutdown()).await;
+        assert_eq!(closed.lost, 0);
+        drop(bus);
+        let left: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(
+            left.iter().all(|n| !n.to_string_lossy().starts_with("outbox-")),
+            "a clean end leaves nothing: {left:?}"
+        );
+        let bus = build().await.unwrap();
+        assert_eq!(bus.stats().ledger.ingested, 0);
+        drop(bus);
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(
+            matches!(Net::builder().outbox(&dir).build().await, Err(SdkError::Config(_))),
+            "not for memory"
+        );
+    });
+}
+
+#[test]
+fn waiting_producers_share_a_commit() {
+    both(|_| async {
+        let dir = fresh("bus-commit");
+        let engine = Engine::new();
+        let bus = Net::builder().shards(1).outbox(&dir).adapter(engine.adapter()).build().await.unwrap();
+        let tasks: Vec<_> = (0..64)
+            .map(|_| {
+                let bus = bus.clone();
+                net_sdk::rt::spawn(async move {
+                    for _ in 0..10 {
+                        bus.emit_durable(b"x").await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            soon("producer", task).await.unwrap();
+        }
+        assert!(bus.bus().commits() < 640, "{} commits for 640 events", bus.bus().commits());
+        soon("shutdown", bus.shutdown()).await;
+        assert_eq!(engine.taken(0).len(), 640);
+        drop(bus);
+        std::fs::remove_dir_all(&dir).unwrap();
+    });
+}

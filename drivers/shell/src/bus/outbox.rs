@@ -1,0 +1,213 @@
+//! The task of the outbox: from the logs to the disk, and what became durable back to the shards.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use net_proto::bus::{Outbox, OutboxError, ReaderId, Shard, Slice};
+use net_proto::storage::Storage;
+
+use super::Bus;
+use crate::bell::{Bell, lock};
+use crate::wait::Waiters;
+
+/// Bytes taken from one shard's log at a time.
+const FETCH: u64 = 1 << 20;
+
+/// What the rest of a bus sees of its outbox.
+#[derive(Debug, Default)]
+pub(super) struct OutboxShared {
+    pub(super) bell: Arc<Bell>,
+    state: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    error: Option<OutboxError>,
+    finish: bool,
+    over: bool,
+    commits: u64,
+    waiters: Waiters,
+}
+
+impl OutboxShared {
+    pub(super) fn error(&self) -> Option<OutboxError> {
+        lock(&self.state).error.clone()
+    }
+
+    pub(super) fn commits(&self) -> u64 {
+        lock(&self.state).commits
+    }
+
+    /// Notes what is acknowledged, ends the task, and waits for that.
+    pub(super) async fn finish(&self) {
+        lock(&self.state).finish = true;
+        self.bell.ring();
+        let mut ticket = None;
+        poll_fn(|cx| {
+            let mut state = lock(&self.state);
+            if state.over {
+                if let Some(ticket) = ticket {
+                    state.waiters.leave(ticket);
+                }
+                return Poll::Ready(());
+            }
+            state.waiters.enter(&mut ticket, cx);
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Tells that the task is over, however it ends.
+struct Over(Arc<OutboxShared>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        let wakers = {
+            let mut state = lock(&self.0.state);
+            state.over = true;
+            state.waiters.all()
+        };
+        wakers.wake();
+    }
+}
+
+struct Task {
+    bus: Arc<Bus>,
+    machine: Outbox,
+    storage: Box<dyn Storage>,
+    readers: BTreeMap<Shard, ReaderId>,
+    shared: Arc<OutboxShared>,
+    slices: VecDeque<Slice>,
+}
+
+/// Recovers the outbox and replays into the logs of a bus that does not run yet, then starts the
+/// task.
+pub(super) async fn start(
+    bus: &Arc<Bus>,
+    mut storage: Box<dyn Storage>,
+    segment_bytes: u64,
+    shared: Arc<OutboxShared>,
+) -> Result<(), OutboxError> {
+    let mut machine = Outbox::new(bus.producer(), segment_bytes);
+    loop {
+        while let Some((ticket, op)) = machine.poll_store() {
+            storage.submit(ticket, op);
+        }
+        if machine.is_idle() {
+            break;
+        }
+        let (ticket, result) = poll_fn(|cx| storage.poll_done(cx)).await;
+        machine.handle_stored(ticket, result);
+    }
+    while let Some(record) = machine.poll_replay() {
+        let cell = bus.cell(record.shard).ok_or(OutboxError::NoRoom)?;
+        let at = cell.replay(record.incarnation, record.seq, record.stamp, &record.body);
+        machine.handle_replayed(at.ok_or(OutboxError::NoRoom)?);
+    }
+    if let Some(error) = machine.error() {
+        return Err(error.clone());
+    }
+    let mut readers = BTreeMap::new();
+    for shard in bus.all_shards() {
+        let Some(cell) = bus.cell(shard) else { continue };
+        // What was replayed is on disk already; what comes from here on is this life's.
+        cell.begin(bus.incarnation());
+        let next = cell.range().1;
+        cell.set_gate(next);
+        cell.confirm(next - 1, 0, 0);
+        if let Some((id, _)) = cell.attach(Some(next), true) {
+            readers.insert(shard, id);
+        }
+    }
+    let over = Over(shared.clone());
+    let mut task = Task { bus: bus.clone(), machine, storage, readers, shared, slices: VecDeque::new() };
+    bus.runtime().spawn(
+        "net outbox",
+        Box::pin(async move {
+            let _over = over;
+            poll_fn(|cx| task.poll(cx)).await;
+        }),
+    );
+    Ok(())
+}
+
+impl Task {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            self.shared.bell.doze(cx.waker());
+            let finish = lock(&self.shared.state).finish || self.bus.is_drained();
+            let mut moved = self.collect();
+            if finish {
+                self.machine.finish();
+            }
+            while let Some((ticket, op)) = self.machine.poll_store() {
+                self.storage.submit(ticket, op);
+                moved = true;
+            }
+            while let Poll::Ready((ticket, result)) = self.storage.poll_done(cx) {
+                self.machine.handle_stored(ticket, result);
+                moved = true;
+            }
+            while let Some((shard, upto)) = self.machine.poll_durable() {
+                if let Some(cell) = self.bus.cell(shard) {
+                    cell.set_gate(upto + 1);
+                    cell.confirm(upto, 0, 0);
+                }
+            }
+            if let Some(error) = self.machine.error() {
+                tracing::error!(%error, "the outbox of the event bus failed; it promises nothing any more");
+                self.fail(error.clone());
+                return Poll::Ready(());
+            }
+            lock(&self.shared.state).commits = self.machine.commits();
+            if moved {
+                continue;
+            }
+            if finish && self.machine.is_idle() {
+                return Poll::Ready(());
+            }
+            let bell = &self.shared.bell;
+            let quiet = self.readers.iter().all(|(shard, id)| {
+                let Some(cell) = self.bus.cell(*shard) else { return true };
+                // Full: the commit under way wakes this task. Closed: what was emitted was collected.
+                !self.machine.has_room()
+                    || cell.may_sleep(cell.reader_next(*id), false, bell)
+                    || cell.is_closed() && cell.reader_next(*id) >= cell.range().1
+            });
+            if quiet {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn collect(&mut self) -> bool {
+        let mut moved = false;
+        for (shard, id) in &self.readers {
+            let Some(cell) = self.bus.cell(*shard) else { continue };
+            self.machine.handle_acked(*shard, cell.confirmed().1);
+            if !self.machine.has_room() {
+                continue;
+            }
+            cell.read(*id, (usize::MAX, FETCH, u64::MAX), 0, &mut self.slices);
+            for slice in self.slices.drain(..) {
+                moved = true;
+                for event in slice.iter() {
+                    let name = (event.incarnation, event.seq);
+                    self.machine.append(*shard, event.at, name, event.stamp, event.body);
+                }
+            }
+        }
+        moved
+    }
+
+    fn fail(&self, error: OutboxError) {
+        lock(&self.shared.state).error = Some(error);
+        self.bus.close();
+        for cell in self.bus.all_shards().filter_map(|shard| self.bus.cell(shard)) {
+            cell.stop(0);
+        }
+    }
+}

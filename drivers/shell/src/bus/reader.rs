@@ -1,0 +1,433 @@
+//! Readers: subscriptions and polls, over the logs in memory or over an adapter.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use net_proto::bus::{Cursor, EventId, Position, ReaderId, Shard, Slice};
+
+use super::Bus;
+use super::adapter::{AdapterError, BoxFut, Incoming, Page};
+use crate::bell::Bell;
+
+/// In which order a reader gets the events of several shards. Within a shard it is always the order
+/// in which they were accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ordering {
+    /// Shards take turns; no order between them.
+    #[default]
+    None,
+    /// By the time of acceptance. On memory exact; elsewhere among what was fetched together, by the
+    /// clocks of the producers.
+    Insertion,
+    /// Events of one key in the order of acceptance. They share a shard, so this costs nothing more
+    /// than `None`; after the number of shards changed, what was accepted before the change may come
+    /// after what was accepted later (use `Insertion` where that matters).
+    Key,
+}
+
+/// An event as a reader gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its shard.
+    pub shard: Shard,
+    /// Where it lies in the shard.
+    pub position: Position,
+    /// Its name; `None` for entries of an engine that something else wrote.
+    pub id: Option<EventId>,
+    /// When it was accepted: nanoseconds since 1970, 0 if unknown.
+    pub stamp: u64,
+    /// The body. On memory it shares up to 64 KiB with its neighbours: copy what is to be kept long.
+    pub raw: Bytes,
+}
+
+/// What a reader gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Item {
+    /// An event.
+    Event(StoredEvent),
+    /// Events are gone that this reader has not seen: those after `from`, up to and including `to`.
+    Lost {
+        /// The shard.
+        shard: Shard,
+        /// The last position that was seen, or that lies before the first lost event.
+        from: Position,
+        /// The position of the last lost event.
+        to: Position,
+    },
+}
+
+impl Item {
+    /// The event.
+    pub fn into_event(self) -> Option<StoredEvent> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Lost { .. } => None,
+        }
+    }
+}
+
+/// Where a reader starts in shards that its cursor does not name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartAt {
+    /// At the oldest event that is retained.
+    #[default]
+    Oldest,
+    /// Behind the newest.
+    Latest,
+}
+
+#[derive(Debug)]
+enum Chunk {
+    Slice(Slice),
+    Page(VecDeque<Incoming>),
+}
+
+#[derive(Debug)]
+struct Lane {
+    shard: Shard,
+    /// Attached to the log; `None` for polls and adapters.
+    reader: Option<ReaderId>,
+    /// Memory: number of the next event to fetch.
+    next: u64,
+    /// Adapters: what was fetched last.
+    at: Option<Position>,
+    lost: Option<(Position, Position)>,
+    chunks: VecDeque<Chunk>,
+    /// The position that was returned last.
+    seen: Option<Position>,
+}
+
+/// Reads on at most as many events, and about as many bytes, of a shard at a time.
+const FETCH: (usize, u64) = (16_384, 1 << 20);
+/// Events of one shard before the next has its turn.
+const TURN: usize = 512;
+/// How long one question to an engine may wait for events.
+const LONG_POLL: Duration = Duration::from_secs(5);
+
+type Fetch = BoxFut<'static, Result<Vec<Page>, AdapterError>>;
+
+/// A reader of some shards. Not attached to any task: whoever polls it last is woken.
+pub struct Reader {
+    bus: Arc<Bus>,
+    lanes: Vec<Lane>,
+    ordering: Ordering,
+    turn: usize,
+    left: usize,
+    bell: Arc<Bell>,
+    fetch: Option<Fetch>,
+    /// Memory, by insertion: events above this stamp may still get an older neighbour.
+    horizon: u64,
+    cursor: Cursor,
+    scratch: VecDeque<Slice>,
+    quantum: usize,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("cursor", &self.cursor().to_string()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        for lane in &self.lanes {
+            if let (Some(id), Some(cell)) = (lane.reader, self.bus.cell(lane.shard)) {
+                cell.detach(id);
+            }
+        }
+    }
+}
+
+impl Reader {
+    /// A reader of `shards`, from `cursor` on. `attached`: events that it has not read count for
+    /// back-pressure. `None`: too many readers are attached.
+    pub fn new(
+        bus: Arc<Bus>,
+        shards: &[Shard],
+        cursor: Cursor,
+        tail: &[(Shard, Position)],
+        ordering: Ordering,
+        attached: bool,
+    ) -> Option<Self> {
+        let mut reader = Self {
+            lanes: Vec::new(),
+            ordering,
+            turn: 0,
+            left: TURN,
+            bell: Arc::new(Bell::default()),
+            fetch: None,
+            horizon: 0,
+            cursor,
+            scratch: VecDeque::new(),
+            quantum: TURN,
+            bus,
+        };
+        for &shard in shards {
+            let at = reader.cursor.get(shard);
+            let at = at.or_else(|| tail.iter().find(|(s, _)| *s == shard).map(|(_, at)| *at));
+            let mut lane =
+                Lane { shard, reader: None, next: 0, at, lost: None, chunks: VecDeque::new(), seen: None };
+            if reader.bus.adapter().is_none() {
+                reader.place(&mut lane, attached)?;
+            }
+            reader.lanes.push(lane);
+        }
+        Some(reader)
+    }
+
+    /// Puts a lane on the log in memory.
+    fn place(&self, lane: &mut Lane, attached: bool) -> Option<()> {
+        let cell = self.bus.cell(lane.shard)?;
+        let (base, end) = cell.range();
+        let major = self.bus.incarnation();
+        lane.next = match lane.at {
+            None => base,
+            Some(at) if at.major == major => at.minor.saturating_add(1).min(end),
+            // A cursor of an earlier life, whose events went with its memory.
+            Some(at) => {
+                lane.lost = Some((at, Position::new(major, base - 1)));
+                base
+            }
+        };
+        if attached {
+            lane.reader = Some(cell.attach(Some(lane.next), true)?.0);
+        }
+        Some(())
+    }
+
+    /// Gives shards their turn after so many events.
+    pub fn turn_of(mut self, events: usize) -> Self {
+        (self.quantum, self.left) = (events.max(1), events.max(1));
+        self
+    }
+
+    /// Where the reader stands: behind everything that it returned.
+    pub fn cursor(&self) -> Cursor {
+        let mut cursor = self.cursor.clone();
+        for lane in &self.lanes {
+            if let Some(seen) = lane.seen {
+                cursor.advance(lane.shard, seen);
+            }
+        }
+        cursor
+    }
+
+    /// The next item. `None` after the bus was shut down and everything was read. An error of the
+    /// engine ends nothing: the next call asks again.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Item, AdapterError>>> {
+        loop {
+            if let Some(item) = self.pop() {
+                return Poll::Ready(Some(Ok(item)));
+            }
+            if self.bus.adapter().is_some() {
+                match ready!(self.poll_fetch(cx, LONG_POLL)) {
+                    Ok(true) => continue,
+                    Ok(false) if self.bus.is_closed() => return Poll::Ready(None),
+                    Ok(false) => continue,
+                    Err(AdapterError::Shutdown) => return Poll::Ready(None),
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                }
+            }
+            if self.collect() {
+                continue;
+            }
+            if self.bus.is_closed() {
+                // What was appended between the look and the closing.
+                if self.collect() {
+                    continue;
+                }
+                return Poll::Ready(None);
+            }
+            self.bell.doze(cx.waker());
+            let quiet = self.lanes.iter().all(|lane| {
+                self.bus.cell(lane.shard).is_some_and(|c| c.may_sleep(lane.next, false, &self.bell))
+            });
+            if quiet {
+                return Poll::Pending;
+            }
+            self.bell.wake_up();
+        }
+    }
+
+    /// Looks once, without waiting: on memory at once, else as fast as the engine answers.
+    pub fn poll_once(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, AdapterError>> {
+        if self.bus.adapter().is_none() {
+            return Poll::Ready(Ok(self.collect()));
+        }
+        self.poll_fetch(cx, Duration::ZERO)
+    }
+
+    /// What was fetched and not returned yet, next in order.
+    pub fn pop(&mut self) -> Option<Item> {
+        let lane = match self.ordering {
+            Ordering::Insertion => self.oldest()?,
+            _ => self.next_turn()?,
+        };
+        let bus = &self.bus;
+        let lane = self.lanes.get_mut(lane)?;
+        if let Some((from, to)) = lane.lost.take() {
+            lane.seen = Some(to);
+            return Some(Item::Lost { shard: lane.shard, from, to });
+        }
+        let event = lane.pop(bus)?;
+        self.left = self.left.saturating_sub(1);
+        lane.seen = Some(event.position);
+        Some(Item::Event(event))
+    }
+
+    fn next_turn(&mut self) -> Option<usize> {
+        let n = self.lanes.len();
+        if self.left == 0 || !self.lanes.get(self.turn).is_some_and(Lane::has_any) {
+            let begin = self.turn + 1;
+            self.turn = (begin..begin + n).map(|i| i % n).find(|i| self.lanes[*i].has_any())?;
+            self.left = self.quantum;
+        }
+        Some(self.turn)
+    }
+
+    /// The lane whose next event is the oldest, if nothing older can come.
+    fn oldest(&self) -> Option<usize> {
+        if let Some(lost) = self.lanes.iter().position(|lane| lane.lost.is_some()) {
+            return Some(lost);
+        }
+        let memory = self.bus.adapter().is_none();
+        let stamps = self.lanes.iter().enumerate().filter_map(|(i, lane)| Some((lane.stamp()?, i)));
+        let (stamp, lane) = stamps.min()?;
+        (!memory || stamp <= self.horizon).then_some(lane)
+    }
+
+    /// Memory: takes what is there. True if there is something to pop.
+    fn collect(&mut self) -> bool {
+        self.fetch_memory(0);
+        if self.ordering == Ordering::Insertion {
+            // Everything of at most this stamp is here once every log was looked at again and raised
+            // to it; a log that was not read to its end bounds it further.
+            let newest = self.lanes.iter().filter_map(Lane::last).max().unwrap_or(0);
+            self.horizon = newest.min(self.fetch_memory(newest));
+        }
+        self.lanes.iter().any(Lane::has_any)
+    }
+
+    /// The last stamp that was fetched from any log that has more; `u64::MAX` if none has.
+    fn fetch_memory(&mut self, raise: u64) -> u64 {
+        let major = self.bus.incarnation();
+        let mut complete = u64::MAX;
+        for lane in &mut self.lanes {
+            let Some(cell) = self.bus.cell(lane.shard) else { continue };
+            // What waits is read first: a slow reader leaves events to the log's rule.
+            let skipped = lane.chunks.len() > 1;
+            if !skipped {
+                let (events, bytes) = FETCH;
+                let lost = match lane.reader {
+                    Some(id) => cell.read(id, (events, bytes, u64::MAX), raise, &mut self.scratch),
+                    None => cell.peek(lane.next, (events, bytes), raise, &mut self.scratch),
+                };
+                if let Some((from, to)) = lost {
+                    lane.lost = Some((Position::new(major, from - 1), Position::new(major, to - 1)));
+                    lane.next = to;
+                }
+                for slice in self.scratch.drain(..) {
+                    lane.next = slice.end();
+                    lane.chunks.push_back(Chunk::Slice(slice));
+                }
+            }
+            // A log that was not looked at was not raised either.
+            if raise > 0 && (skipped || cell.range().1 > lane.next) {
+                complete = complete.min(lane.last().unwrap_or(0));
+            }
+        }
+        complete
+    }
+
+    fn poll_fetch(&mut self, cx: &mut Context<'_>, wait: Duration) -> Poll<Result<bool, AdapterError>> {
+        let Some(adapter) = self.bus.adapter().cloned() else { return Poll::Ready(Ok(false)) };
+        let fetch = self.fetch.get_or_insert_with(|| {
+            let from: Vec<_> = self.lanes.iter().map(|lane| (lane.shard, lane.at)).collect();
+            let limit = self.quantum.min(FETCH.0);
+            Box::pin(async move { adapter.read(&from, limit, wait).await })
+        });
+        let pages = ready!(fetch.as_mut().poll(cx));
+        self.fetch = None;
+        let pages = match pages {
+            Ok(pages) => pages,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        let mut any = false;
+        for page in pages {
+            let Some(lane) = self.lanes.iter_mut().find(|lane| lane.shard == page.shard) else { continue };
+            if let Some((from, to)) = page.lost {
+                lane.lost = Some((from, to));
+                lane.at = Some(lane.at.map_or(to, |at| at.max(to)));
+                any = true;
+            }
+            // An engine that repeats itself must not make a reader see an event twice.
+            let floor = lane.at;
+            let events: VecDeque<_> =
+                page.events.into_iter().filter(|e| floor.is_none_or(|at| e.position > at)).collect();
+            if let Some(last) = events.back() {
+                lane.at = Some(last.position);
+                lane.chunks.push_back(Chunk::Page(events));
+                any = true;
+            }
+        }
+        Poll::Ready(Ok(any))
+    }
+
+    /// Whether something was fetched and not returned.
+    pub fn has_more(&self) -> bool {
+        self.lanes.iter().any(Lane::has_any)
+    }
+}
+
+impl Lane {
+    fn has_any(&self) -> bool {
+        self.lost.is_some() || !self.chunks.is_empty()
+    }
+
+    fn stamp(&self) -> Option<u64> {
+        match self.chunks.front()? {
+            Chunk::Slice(slice) => slice.peek().map(|e| e.stamp),
+            Chunk::Page(page) => page.front().map(|e| e.stamp),
+        }
+    }
+
+    fn last(&self) -> Option<u64> {
+        match self.chunks.back()? {
+            Chunk::Slice(slice) => Some(slice.last_stamp()),
+            Chunk::Page(page) => page.back().map(|e| e.stamp),
+        }
+    }
+
+    fn pop(&mut self, bus: &Bus) -> Option<StoredEvent> {
+        let shard = self.shard;
+        let (event, empty) = match self.chunks.front_mut()? {
+            Chunk::Slice(slice) => {
+                let event = slice.peek()?;
+                let raw = slice.share(event.body);
+                let id = EventId {
+                    producer: bus.producer(),
+                    incarnation: event.incarnation,
+                    shard,
+                    seq: event.seq,
+                };
+                let position = Position::new(bus.incarnation(), event.at);
+                let stored = StoredEvent { shard, position, id: Some(id), stamp: event.stamp, raw };
+                slice.next_event();
+                (stored, slice.is_empty())
+            }
+            Chunk::Page(page) => {
+                let Incoming { position, id, stamp, raw } = page.pop_front()?;
+                (StoredEvent { shard, position, id, stamp, raw }, page.is_empty())
+            }
+        };
+        if empty {
+            self.chunks.pop_front();
+        }
+        Some(event)
+    }
+}

@@ -1,0 +1,384 @@
+//! A shard: its log under one narrow lock, and who waits for it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use net_proto::bus::{Backpressure, Ledger, Log, LogCounts, LogLimits, ReaderId, Refused, Slice};
+
+use crate::bell::{Bell, lock};
+
+/// Why an event was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EmitError {
+    /// No room; nothing was taken, try again.
+    #[error("no room now: readers or the engine are behind")]
+    Backpressure,
+    /// No room; the event was dropped, as configured.
+    #[error("dropped for want of room, as configured")]
+    Dropped,
+    /// The event was left out by sampling, as configured.
+    #[error("left out by sampling, as configured")]
+    Sampled,
+    /// The shard takes no events: it does not exist, or is retired.
+    #[error("shard {0} takes no events")]
+    Unrouted(u16),
+    /// The event is longer than the limit.
+    #[error("an event of {len} bytes is above the limit of {limit}")]
+    TooLarge {
+        /// Its length, in bytes.
+        len: u64,
+        /// The most that is possible, in bytes.
+        limit: u64,
+    },
+    /// The bus was shut down.
+    #[error("the bus is shut down")]
+    Shutdown,
+}
+
+/// An event that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Its number in the shard's log.
+    pub at: u64,
+    /// Incarnation and sequence.
+    pub name: (u64, u64),
+    /// When, in nanoseconds since 1970.
+    pub stamp: u64,
+}
+
+#[derive(Debug)]
+struct Core {
+    log: Log,
+    closed: bool,
+    /// Bells of readers that sleep. Rung once, then forgotten.
+    sleepers: Vec<Arc<Bell>>,
+    /// Everything up to this number is safe: on memory all, else as outbox or engine say.
+    safe: u64,
+    /// Everything up to this number is acknowledged by the engine.
+    acked: u64,
+    /// Events that the engine acknowledged.
+    delivered: u64,
+    waiters: Vec<(u64, Waker)>,
+    /// Events from this number on may not be sent yet: the outbox does not have them.
+    gate: u64,
+    /// The writing side is over for this reason; waiters learn it.
+    stopped: bool,
+    /// Events that were taken from the log and will not be acknowledged.
+    given_up: u64,
+    external: bool,
+    /// The reader that sends to the engine, attached from the start so that it misses nothing.
+    sender: Option<ReaderId>,
+}
+
+/// A shard. Every call takes its lock for as long as it takes to copy an event or to count slices.
+#[derive(Debug)]
+pub struct ShardCell {
+    core: Mutex<Core>,
+    max_event: u64,
+}
+
+impl ShardCell {
+    /// An empty shard. `external`: delivery is what an engine acknowledges, not what is read.
+    pub fn new(
+        limits: LogLimits,
+        mode: Backpressure,
+        incarnation: u64,
+        max_event: u32,
+        external: bool,
+    ) -> Self {
+        let mut log = Log::new(limits, mode, incarnation);
+        let sender = if external { log.attach(1, true) } else { None };
+        let core = Core {
+            log,
+            closed: false,
+            sleepers: Vec::new(),
+            safe: 0,
+            acked: 0,
+            delivered: 0,
+            waiters: Vec::new(),
+            gate: u64::MAX,
+            stopped: false,
+            given_up: 0,
+            external,
+            sender,
+        };
+        Self { core: Mutex::new(core), max_event: max_event.into() }
+    }
+
+    /// Appends an event. `now`: the clock in nanoseconds since 1970.
+    #[inline]
+    pub fn emit(&self, body: &[u8], now: u64) -> Result<Taken, EmitError> {
+        if body.len() as u64 > self.max_event {
+            return Err(self.too_large(body));
+        }
+        let mut core = lock(&self.core);
+        if core.closed {
+            return Err(EmitError::Shutdown);
+        }
+        let at = core.log.append(body, now).map_err(|why| self.refusal(why, body))?;
+        let taken = Taken { at, name: core.log.name_of(at), stamp: core.log.last_stamp() };
+        let sleepers = core.sleepers();
+        drop(core);
+        ring(sleepers);
+        Ok(taken)
+    }
+
+    /// Appends events under one lock, with one reading of the clock; `each` learns what came of them.
+    pub fn emit_many<B: AsRef<[u8]>>(
+        &self,
+        bodies: impl Iterator<Item = B>,
+        now: u64,
+        mut each: impl FnMut(Result<Taken, EmitError>),
+    ) {
+        let mut core = lock(&self.core);
+        for body in bodies {
+            let body = body.as_ref();
+            if core.closed {
+                each(Err(EmitError::Shutdown));
+            } else if body.len() as u64 > self.max_event {
+                each(Err(self.too_large(body)));
+            } else {
+                let result = core.log.append(body, now).map_err(|why| self.refusal(why, body));
+                let log = &core.log;
+                each(result.map(|at| Taken { at, name: log.name_of(at), stamp: log.last_stamp() }));
+            }
+        }
+        let sleepers = core.sleepers();
+        drop(core);
+        ring(sleepers);
+    }
+
+    fn too_large(&self, body: &[u8]) -> EmitError {
+        EmitError::TooLarge { len: body.len() as u64, limit: self.max_event }
+    }
+
+    fn refusal(&self, why: Refused, body: &[u8]) -> EmitError {
+        match why {
+            Refused::Newest => EmitError::Dropped,
+            Refused::Sampled => EmitError::Sampled,
+            Refused::TooLarge => self.too_large(body),
+            _ => EmitError::Backpressure,
+        }
+    }
+
+    /// Appends an event of an earlier life, whatever the room: the outbox bounds them.
+    pub fn replay(&self, incarnation: u64, seq: u64, stamp: u64, body: &[u8]) -> Option<u64> {
+        let mut core = lock(&self.core);
+        core.log.rename(incarnation, seq);
+        core.log.append(body, stamp).ok()
+    }
+
+    /// Events from now on are of this incarnation. Their sequences go on with the log's numbers.
+    pub fn begin(&self, incarnation: u64) {
+        let mut core = lock(&self.core);
+        let next = core.log.next();
+        core.log.rename(incarnation, next);
+    }
+
+    /// Attaches a reader at number `next`, or at the oldest (`None`).
+    pub fn attach(&self, next: Option<u64>, holds: bool) -> Option<(ReaderId, u64)> {
+        let mut core = lock(&self.core);
+        let next = next.unwrap_or_else(|| core.log.base());
+        core.log.attach(next, holds).map(|id| (id, next))
+    }
+
+    /// The reader that sends to the engine; `None` on memory.
+    pub fn sender(&self) -> Option<ReaderId> {
+        lock(&self.core).sender
+    }
+
+    /// Detaches a reader.
+    pub fn detach(&self, id: ReaderId) {
+        lock(&self.core).log.detach(id);
+    }
+
+    /// Reads on as an attached reader; what is gone. Afterwards nothing gets a stamp of at most
+    /// `raise`.
+    pub fn read(
+        &self,
+        id: ReaderId,
+        (events, bytes, upto): (usize, u64, u64),
+        raise: u64,
+        out: &mut VecDeque<Slice>,
+    ) -> Option<(u64, u64)> {
+        let mut core = lock(&self.core);
+        core.log.raise(raise);
+        core.log.read(id, events, bytes, upto, out)
+    }
+
+    /// Reads without being attached; what is gone.
+    pub fn peek(
+        &self,
+        from: u64,
+        (events, bytes): (usize, u64),
+        raise: u64,
+        out: &mut VecDeque<Slice>,
+    ) -> Option<(u64, u64)> {
+        let mut core = lock(&self.core);
+        core.log.raise(raise);
+        core.log.peek(from, events, bytes, out).0
+    }
+
+    /// Whether a reader at number `next` may sleep: nothing is there, and the next event rings
+    /// `bell`. False too once the shard is closed. `gated`: only what may be sent counts.
+    pub fn may_sleep(&self, next: u64, gated: bool, bell: &Arc<Bell>) -> bool {
+        let mut core = lock(&self.core);
+        let end = if gated { core.log.next().min(core.gate) } else { core.log.next() };
+        if end > next || core.closed {
+            return false;
+        }
+        core.sleep(bell);
+        true
+    }
+
+    /// Rings `bell` at the next event or at the closing, whatever is there now.
+    pub fn listen(&self, bell: &Arc<Bell>) {
+        lock(&self.core).sleep(bell);
+    }
+
+    /// What may be sent ends before this number.
+    pub fn sendable(&self) -> u64 {
+        let core = lock(&self.core);
+        core.log.next().min(core.gate)
+    }
+
+    /// Events from number `gate` on may not be sent.
+    pub fn set_gate(&self, gate: u64) {
+        let sleepers = {
+            let mut core = lock(&self.core);
+            core.gate = gate;
+            core.sleepers()
+        };
+        ring(sleepers);
+    }
+
+    /// Number of the next event that an attached reader gets.
+    pub fn reader_next(&self, id: ReaderId) -> u64 {
+        lock(&self.core).log.reader_next(id)
+    }
+
+    /// Number of the oldest retained event, and of the next.
+    pub fn range(&self) -> (u64, u64) {
+        let core = lock(&self.core);
+        (core.log.base(), core.log.next())
+    }
+
+    /// Unread events and the most that fit, for scaling.
+    pub fn depth(&self) -> u64 {
+        lock(&self.core).log.depth()
+    }
+
+    /// Takes no more events; readers read to the end.
+    pub fn close(&self) {
+        let sleepers = {
+            let mut core = lock(&self.core);
+            core.closed = true;
+            core.sleepers()
+        };
+        ring(sleepers);
+    }
+
+    /// Whether it takes no more events.
+    pub fn is_closed(&self) -> bool {
+        lock(&self.core).closed
+    }
+
+    /// The engine has everything up to `acked`, which are `events` more; `safe` counts what an
+    /// outbox has, too.
+    pub fn confirm(&self, safe: u64, acked: u64, events: u64) {
+        let ready = {
+            let mut core = lock(&self.core);
+            core.acked = core.acked.max(acked);
+            core.delivered += events;
+            core.safe = core.safe.max(safe).max(acked);
+            let safe = core.safe;
+            core.waiters.extract_if(.., |(at, _)| *at <= safe).collect::<Vec<_>>()
+        };
+        ready.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// Nothing will be confirmed any more.
+    pub fn stop(&self, given_up: u64) {
+        let waiters = {
+            let mut core = lock(&self.core);
+            core.stopped = true;
+            core.given_up += given_up;
+            std::mem::take(&mut core.waiters)
+        };
+        waiters.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// Ready when everything up to `at` is safe (true) or never will be (false).
+    pub fn poll_safe(&self, at: u64, cx: &Context<'_>) -> Poll<bool> {
+        let mut core = lock(&self.core);
+        if core.safe >= at || !core.external {
+            return Poll::Ready(true);
+        }
+        if core.stopped {
+            return Poll::Ready(false);
+        }
+        // A waker per waiting call; those of dropped calls go with the next confirmation.
+        match core.waiters.iter_mut().find(|(held, waker)| *held == at && waker.will_wake(cx.waker())) {
+            Some(_) => {}
+            None => core.waiters.push((at, cx.waker().clone())),
+        }
+        Poll::Pending
+    }
+
+    /// What is safe, and what the engine has.
+    pub fn confirmed(&self) -> (u64, u64) {
+        let core = lock(&self.core);
+        if core.external { (core.safe, core.acked) } else { (core.log.next() - 1, core.log.next() - 1) }
+    }
+
+    /// Gives up what was not read, or only what nobody holds.
+    pub fn abandon(&self, held: bool) -> u64 {
+        lock(&self.core).log.abandon(held)
+    }
+
+    /// Counters of the log.
+    pub fn counts(&self) -> LogCounts {
+        lock(&self.core).log.counts()
+    }
+
+    /// The balance of the shard.
+    pub fn ledger(&self) -> Ledger {
+        let core = lock(&self.core);
+        let c = core.log.counts();
+        let mut ledger = Ledger {
+            ingested: c.ingested,
+            delivered: c.read,
+            queued: c.unread,
+            lost: c.lost,
+            refused: c.refused,
+        };
+        if core.external {
+            // What left the log is on its way until the engine has it.
+            ledger.delivered = core.delivered;
+            ledger.lost.shutdown += core.given_up;
+            ledger.queued += c.read.saturating_sub(core.delivered + core.given_up);
+        }
+        ledger
+    }
+}
+
+impl Core {
+    fn sleep(&mut self, bell: &Arc<Bell>) {
+        if !self.sleepers.iter().any(|held| Arc::ptr_eq(held, bell)) {
+            self.sleepers.push(bell.clone());
+        }
+    }
+
+    fn sleepers(&mut self) -> Vec<Arc<Bell>> {
+        // The usual case allocates and copies nothing.
+        if self.sleepers.is_empty() { Vec::new() } else { std::mem::take(&mut self.sleepers) }
+    }
+}
+
+fn ring(sleepers: Vec<Arc<Bell>>) {
+    for bell in sleepers {
+        bell.ring();
+    }
+}
