@@ -116,6 +116,9 @@ pub enum StoreError {
     /// An input or output error.
     #[error("input or output error")]
     Io,
+    /// The node was started without a directory.
+    #[error("this node has no storage directory")]
+    NoDirectory,
     /// An earlier sync of this file failed; nothing about it can be promised any more.
     #[error("an earlier sync of this file failed")]
     Poisoned,

@@ -333,6 +333,13 @@ impl Runtime for HostRuntime {
     fn entropy(&self) -> [u8; 32] {
         self.exec.draw(self.host)
     }
+
+    fn may_block(&self, call: &str) {
+        panic!(
+            "`{call}` blocks its thread, and the simulator has one thread for everything: use the \
+             asynchronous call"
+        );
+    }
 }
 
 struct HostSocket {
@@ -363,7 +370,8 @@ impl UdpTx for HostSocket {
         if segment == 0 || (!self.options.gso && segment < t.data.len()) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let (place, from, to, ecn) = (self.host, self.addr, t.to, t.ecn);
+        let ecn = if self.options.ecn { t.ecn } else { Ecn::NotEct };
+        let (place, from, to) = (self.host, self.addr, t.to);
         self.exec.state().outbox.push(Outgoing { place, from, to, ecn, data: t.data.to_vec(), segment });
         Ok(())
     }
@@ -388,6 +396,7 @@ impl UdpRx for HostReceiver {
         while self.slots.len() < BATCH {
             let Some(Datagram { from, to, ecn, data }) = socket.queue.pop_front() else { break };
             socket.bytes -= data.len();
+            let ecn = if self.socket.options.ecn { ecn } else { Ecn::NotEct };
             let len = data.len();
             self.slots.push(Slot { buf: data, len, stride: len, from, to: Some(to), ecn });
         }

@@ -5,6 +5,7 @@
 //! (seed, domain, link, n-th message), never from a shared stream, so that leaving one fault out does
 //! not change the others.
 
+use net_proto::identity::EntityId;
 use net_proto::lane::{Effects, Ended, Gone, In, Job, JobDone, Lane, LaneSpec, MAX_HEAD, Plane, forge};
 use net_proto::session::Peer;
 use net_proto::storage::{StoreError, StoreOp, StoreResult, Stored, Ticket};
@@ -173,6 +174,12 @@ struct Fx<'a> {
 }
 
 impl Effects for Fx<'_> {
+    /// The number of the node, repeated.
+    fn entity(&self, peer: Peer) -> Option<EntityId> {
+        let up = self.world.link(self.node, peer.slot() as usize) == (peer.generation(), true);
+        up.then_some(EntityId([peer.slot() as u8; 32]))
+    }
+
     fn open(&mut self, peer: Peer, spec: &LaneSpec<'_>) -> Option<Lane> {
         let w = &mut *self.world;
         let other = peer.slot() as usize;

@@ -16,33 +16,131 @@ use net_sim::{Failure, Fate, LinkConfig, Sim, World, WorldConfig, check, ensure}
 
 const COPIER: &str = "10.66.6.6:666";
 
-fn copied(s: Sim, relay: bool) -> Result<(), Failure> {
-    let link = LinkConfig::delay(20 * MS).with_loss(10_000);
-    let mut flows = mixed_flows(100);
-    flows.push(Flow { every: Some(5 * MS), ..Flow::reliable(9, 1, 1_000, 100) });
-    let mut world = two(World::new(real(s)), flows, &link, &link);
-    // It begins once the association stands: who is faster with every packet of a handshake cannot be
-    // told from the initiator behind another address translation.
-    let up = |w: &World| (0..2).all(|i| w.app::<Station>(i).is_some_and(|a| a.ups == 1));
-    world.eventually(secs(30), "the association", up)?;
-    let copier = world.copier(0, 1, COPIER.parse().unwrap(), 2 * MS, relay);
-    // The world itself fails a run in which the copier's address becomes a path, or gets more than it sent.
-    finish(&mut world, secs(120))?;
-    let (_, bytes) = world.copier_got(copier);
-    let honest = world.stats().bytes - bytes;
-    println!("seed {}: the copier got {bytes} bytes, the peers {honest}", s.seed());
-    // While copies arrive first, path challenges go to the copier: a trickle, never the data.
-    ensure(&world, bytes < honest / 4, || format!("{bytes} bytes to the copier, {honest} to the peers"))
+/// What a copier beside the path does, and what the nodes behind it are like.
+#[derive(Clone, Copy, Default)]
+struct Race {
+    /// It passes on what is sent to it, from its own address; otherwise it swallows that.
+    relay: bool,
+    /// It takes part in handshakes only.
+    handshakes_only: bool,
+    /// It begins once the association stands, not with the first message.
+    late: bool,
+    /// A cookie is demanded of every first message.
+    cookies: bool,
+    /// The initiator is behind an address translation.
+    nat: bool,
+}
+
+impl Race {
+    fn world(self, s: Sim, flows: Vec<Flow>, link: &LinkConfig) -> Result<(World, usize), Failure> {
+        let mut config = real(s);
+        if self.cookies {
+            config = config.tune(|_, node| node.cookie_after = 0);
+        }
+        let mut world = two(World::new(config), flows, link, link);
+        if self.nat {
+            world.rebind(0, "10.8.8.8:4001".parse().unwrap());
+        }
+        if self.late {
+            let up = |w: &World| (0..2).all(|i| w.app::<Station>(i).is_some_and(|a| a.ups == 1));
+            world.eventually(secs(30), "the association", up)?;
+        }
+        let copier = world.copier(0, 1, COPIER.parse().unwrap(), 2 * MS, self.relay);
+        if self.handshakes_only {
+            world.copy_handshakes_only(copier);
+        }
+        Ok((world, copier))
+    }
+
+    /// Never, not even at the very first, is anybody's path another than the true one. The world itself
+    /// fails a run in which the copier got more bytes than it sent.
+    fn run(self, s: Sim) -> Result<(), Failure> {
+        let mut flows = mixed_flows(100);
+        flows.push(Flow { every: Some(5 * MS), ..Flow::reliable(9, 1, 1_000, 100) });
+        let (mut world, copier) = self.world(s, flows, &LinkConfig::delay(20 * MS).with_loss(10_000))?;
+        let done = |w: &World| w.app::<Station>(0).is_some_and(Station::all_closed);
+        world.eventually(secs(120), "the end of all streams", |w| {
+            for i in 0..2 {
+                for (peer, _) in w.node(i).unwrap().peers() {
+                    let path = w.node(i).unwrap().peer_stats(peer).unwrap().path;
+                    assert_eq!(path.udp_addr(), Some(w.addr(1 - i)), "seed {}, node {i}", s.seed());
+                }
+            }
+            done(w)
+        })?;
+        finish(&mut world, secs(1))?;
+        let ups = (0..2).map(|i| world.app::<Station>(i).unwrap().ups).max();
+        ensure(&world, ups == Some(1), || format!("{ups:?} associations"))?;
+        let (_, bytes) = world.copier_got(copier);
+        let honest = world.stats().bytes - bytes;
+        println!("seed {}: the copier got {bytes} bytes, the peers {honest}", s.seed());
+        // While copies arrive first, path challenges go to the copier: a trickle, never the data.
+        ensure(&world, bytes < honest / 4, || format!("{bytes} bytes to the copier, {honest} to the peers"))
+    }
+
+    /// A node moves while everything it sends arrives first from somebody else.
+    fn roam(self, s: Sim, mover: u32, told: bool) -> Result<(), Failure> {
+        let flow = Flow { every: Some(10 * MS), ..Flow::reliable(1, 1, 1_000, 500) };
+        let (mut world, _) = self.world(s, vec![flow], &LinkConfig::delay(30 * MS))?;
+        world.at(secs(3), move |w| {
+            let to = "10.9.9.9:4000".parse().unwrap();
+            if told {
+                w.roam(mover, to);
+                w.command(mover, Command::NetworkChanged);
+            } else {
+                w.rebind(mover, to);
+            }
+        });
+        finish(&mut world, secs(60))?;
+        let gap = world.app::<Station>(1).unwrap().got[&1].longest_gap;
+        println!("longest gap {gap:?}");
+        // Three round trips and a second.
+        ensure(&world, gap <= 1_180 * MS, || format!("a stall of {gap:?}"))?;
+        let ups = world.app::<Station>(0).unwrap().ups;
+        ensure(&world, ups == 1, || format!("{ups} associations"))
+    }
+}
+
+/// In every combination of cookies and address translation.
+fn race(name: &str, race: Race) {
+    for (cookies, nat) in [(false, false), (false, true), (true, false), (true, true)] {
+        check(name, 5, |s| Race { cookies, nat, ..race }.run(s));
+    }
 }
 
 #[test]
 fn a_copier_wins_no_path() {
-    check("a_copier_wins_no_path", 5, |s| copied(s, false));
+    race("a_copier_wins_no_path", Race::default());
 }
 
 #[test]
 fn a_copier_that_passes_answers_on_wins_no_path() {
-    check("a_copier_that_passes_answers_on_wins_no_path", 5, |s| copied(s, true));
+    race("a_copier_that_passes_answers_on_wins_no_path", Race { relay: true, ..Race::default() });
+}
+
+#[test]
+fn a_copier_of_handshakes_wins_no_path() {
+    for relay in [false, true] {
+        let handshakes = Race { relay, handshakes_only: true, ..Race::default() };
+        race("a_copier_of_handshakes_wins_no_path", handshakes);
+    }
+}
+
+#[test]
+fn a_copier_that_comes_later_wins_no_path() {
+    for relay in [false, true] {
+        race("a_copier_that_comes_later_wins_no_path", Race { relay, late: true, ..Race::default() });
+    }
+}
+
+#[test]
+fn a_copier_does_not_hold_up_roaming() {
+    for case in 0..8 {
+        let (relay, told, mover) = (case & 1 != 0, case & 2 != 0, case >> 2);
+        println!("relays {relay}, node {mover} moves, told {told}");
+        let race = Race { relay, ..Race::default() };
+        check("a_copier_does_not_hold_up_roaming", 5, |s| race.roam(s, mover, told));
+    }
 }
 
 /// Node 1's view of a stranger who sends `data`: no bytes come back, no event, no association.

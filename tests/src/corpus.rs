@@ -62,17 +62,6 @@ fn chunks() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Datagrams of each handshake type, of the right length and without a valid MAC.
-pub fn handshakes() -> Vec<Vec<u8>> {
-    [(1, 512), (1, 1120), (2, 300), (3, 62), (4, 36)]
-        .map(|(kind, len): (u8, usize)| {
-            let mut datagram: Vec<u8> = (0..len).map(|n| n as u8).collect();
-            datagram[..2].copy_from_slice(&[kind, 1]);
-            datagram
-        })
-        .into()
-}
-
 fn limits() -> [Limits; 3] {
     let small = Limits { session_window: 1 << 14, stream_window: 1 << 12, streams: 1, max_message: 64 };
     [Limits::default(), Limits::NONE, small]

@@ -1,6 +1,8 @@
-//! What the tests of the workspace share: reading our own sources as tokens, seeds for the fuzzers,
-//! and small mutations of them.
+//! What the tests of the workspace share: reading our own sources as tokens, seeds for the fuzzers
+//! and small mutations of them, and the conformance suite of runtimes.
 
+pub mod blocking_runtime;
+pub mod conformance;
 pub mod corpus;
 pub mod live;
 pub mod source;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use net_proto::entropy::Entropy;
+use net_proto::handshake::FuzzLab;
 use net_proto::registry::decoders;
 use net_tests::corpus::{mutate, neighbourhood, seeds};
 use net_tests::live::Lab;
@@ -111,4 +112,24 @@ fn frames_of_a_hostile_peer_through_live_associations() {
     }
     println!("{:?}", lab.tally);
     assert!(lab.tally.frames > 10_000 && lab.tally.violations > 10, "{:?}", lab.tally);
+}
+
+#[test]
+fn strangers_and_hostile_members_against_a_handshake_machine() {
+    let mut lab = FuzzLab::new();
+    let mut input = vec![0; 4096];
+    for case in 0..20 {
+        Entropy::new(&[1; 32], &format!("handshake {case}")).fill(&mut input);
+        lab.attack(&input);
+    }
+    let tally = lab.tally;
+    println!("{tally:?}");
+    // Every stage is reached, so that what is checked there is checked.
+    let (reached, drops) = ([tally.asked, tally.responded, tally.finishes, tally.completed], tally.drops);
+    assert!(tally.datagrams > 4_000 && reached.iter().all(|n| *n > 0), "{tally:?}");
+    assert!(tally.answers.iter().chain(&tally.failed).all(|n| *n > 0), "{tally:?}");
+    let reasons = [drops.malformed, drops.mac1, drops.message1, drops.identity, drops.replay, drops.slots];
+    assert!(reasons.iter().all(|n| *n > 0), "{tally:?}");
+    let reasons = [drops.repeated, drops.downgrade, drops.unexpected, drops.message2, drops.reply];
+    assert!(reasons.iter().all(|n| *n > 0), "{tally:?}");
 }

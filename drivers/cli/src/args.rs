@@ -14,6 +14,9 @@ pub struct Cli {
     /// Write JSON, one object a line, instead of text for people
     #[arg(long, global = true)]
     pub json: bool,
+    /// Configuration file; without it net/config.toml where the platform keeps configuration
+    #[arg(long, global = true, env = "NET_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -23,7 +26,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong arguments; 3 the
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show three nodes, a lossy link and a file that arrives whole, in at most 15 s
+    /// Show three nodes, a lossy link and a file that arrives whole, in at most 14 s
     Demo(Demo),
     /// Print who this node is; makes an identity and a mesh if there are none
     Id(Id),
@@ -38,8 +41,14 @@ pub enum Command {
     Bench(Bench),
     /// Forward UDP datagrams to an address and lose some of them, to try things over a bad link
     Relay(Relay),
+    /// Look at what this machine offers to a node: buffers, batches, marks, clocks, ciphers
+    Doctor(Doctor),
+    /// Show what a node that runs on this machine counts
+    Stats(Stats),
     /// Print the completions of a shell
     Completions(Completions),
+    /// Write the manual pages into a folder
+    Man(Man),
     /// The far end of a benchmark; started by `net bench`
     #[command(hide = true)]
     BenchPeer(BenchPeer),
@@ -99,9 +108,9 @@ pub struct Send {
     pub to: String,
     #[command(flatten)]
     pub state: State,
-    /// How long to go on trying without a reply, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub patience: u64,
+    /// How long to go on trying without a reply, in seconds; 60 if not given
+    #[arg(long, value_name = "SECONDS")]
+    pub patience: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -275,6 +284,31 @@ pub struct Relay {
     /// Datagrams to lose, in percent, each way
     #[arg(long, value_name = "P", default_value = "1", value_parser = percent)]
     pub loss: f64,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Look at the path to this node too: a ticket or an invite
+    #[arg(long, value_name = "TICKET|INVITE")]
+    pub to: Option<String>,
+    #[command(flatten)]
+    pub state: State,
+}
+
+#[derive(Debug, Args)]
+pub struct Stats {
+    #[command(flatten)]
+    pub state: State,
+    /// Show them again every so many seconds
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The folder to write to; it is made if it is missing
+    #[arg(value_name = "FOLDER")]
+    pub into: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -66,6 +66,9 @@ impl From<Error> for Failure {
             Error::Dial(DialError::NoAddress) => Self::new(Code::Unreachable, &error)
                 .remedy("the ticket names no address of a family that this node has bound"),
             Error::Dial(DialError::Refused(_) | DialError::Version { .. }) => Self::new(Code::Refused, &error),
+            Error::Dial(DialError::BadAnswer) => {
+                Self::new(Code::Refused, &error).remedy("does the peer run another version of this program?")
+            }
             Error::Dial(DialError::BadEntity) => {
                 Self::new(Code::Usage, &error).remedy("a node cannot connect to itself; use another --dir")
             }
@@ -99,6 +102,7 @@ mod tests {
         let code = |e: DialError| Failure::from(Error::Dial(e)).code;
         assert_eq!(code(DialError::TimedOut(Duration::from_secs(1))), Code::Unreachable);
         assert_eq!(code(DialError::Refused(7)), Code::Refused);
+        assert_eq!(code(DialError::BadAnswer), Code::Refused);
         assert_eq!(code(DialError::Version { ours: (1, 1), theirs: (2, 2) }), Code::Refused);
     }
 }

@@ -3,7 +3,9 @@
 
 mod args;
 mod bench;
+mod config;
 mod demo;
+mod doctor;
 mod eavesdrop;
 mod failure;
 mod id;
@@ -11,8 +13,10 @@ mod output;
 mod ping;
 mod relay;
 mod state;
+mod stats;
 mod transfer;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
@@ -27,7 +31,7 @@ fn main() -> ExitCode {
         // They choose a runtime themselves.
         Some(Command::Bench(args)) => bench::run(args, output),
         Some(Command::BenchPeer(args)) => bench::peer::run(args),
-        command => on_tokio(command, output),
+        command => on_tokio(command, cli.config, output),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,32 +42,40 @@ fn main() -> ExitCode {
     }
 }
 
-fn on_tokio(command: Option<Command>, output: Output) -> Result<()> {
+fn on_tokio(command: Option<Command>, config: Option<PathBuf>, output: Output) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::failed(format_args!("cannot start: {e}")))?;
     // Spawned: the thread that waits here is none of the runtime's workers.
-    let ended = runtime.block_on(async { tokio::spawn(run(command, output)).await });
+    let ended = runtime.block_on(async { tokio::spawn(run(command, config, output)).await });
     // Threads that wait for files or the network are not worth waiting for.
     runtime.shutdown_background();
     ended.unwrap_or_else(|e| Err(Failure::failed(format_args!("this is a bug: {e}"))))
 }
 
-async fn run(command: Option<Command>, output: Output) -> Result<()> {
+async fn run(command: Option<Command>, config: Option<PathBuf>, output: Output) -> Result<()> {
+    // The demo and the benchmarks stay what they are on every machine.
+    let config = || config::Config::load(config.as_deref());
     match command {
         None => {
             output.say("This runs the demo, `net demo`. `net --help` lists what else the program does.\n");
             demo::run(args::Demo { input: None, loss: 1.0 }, output).await
         }
         Some(Command::Demo(args)) => demo::run(args, output).await,
-        Some(Command::Id(args)) => id::run(args, output).await,
-        Some(Command::Recv(args)) => transfer::recv(args, output).await,
-        Some(Command::Send(args)) => transfer::send(args, output).await,
-        Some(Command::Ping(args)) => ping::run(args, output).await,
+        Some(Command::Id(args)) => id::run(args, &config()?, output).await,
+        Some(Command::Recv(args)) => transfer::recv(args, &config()?, output).await,
+        Some(Command::Send(args)) => transfer::send(args, &config()?, output).await,
+        Some(Command::Ping(args)) => ping::run(args, &config()?, output).await,
         // `main` ran them.
         Some(Command::Bench(_) | Command::BenchPeer(_)) => Ok(()),
         Some(Command::Relay(args)) => relay::run(args, output).await,
+        Some(Command::Doctor(args)) => doctor::run(args, &config()?, output).await,
+        Some(Command::Stats(args)) => stats::run(args, &config()?, output).await,
+        Some(Command::Man(args)) => {
+            std::fs::create_dir_all(&args.into)?;
+            Ok(clap_mangen::generate_to(Cli::command(), &args.into)?)
+        }
         Some(Command::Completions(args)) => {
             let mut text = Vec::new();
             clap_complete::generate(args.shell, &mut Cli::command(), "net", &mut text);

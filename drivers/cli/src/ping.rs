@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use net_sdk::{Error, Invite, Mesh, Mode, Peer, Reliable, Stream, Ticket};
 use serde_json::json;
 
+use crate::config::Config;
 use crate::failure::{Code, Failure, Result};
 use crate::output::{Output, millis};
 use crate::{args, state, transfer};
@@ -28,14 +29,15 @@ pub async fn echo(stream: Stream) {
 }
 
 /// The command.
-pub async fn run(args: args::Ping, output: Output) -> Result<()> {
+pub async fn run(args: args::Ping, config: &Config, output: Output) -> Result<()> {
     let (mesh, ticket) = if args.to.starts_with("nt1") {
         let ticket: Ticket = args.to.parse().map_err(Failure::usage)?;
-        let dir = state::dir(args.state.dir.clone())?;
-        (Mesh::builder().dir(dir).accept(false).start().await?, ticket)
+        let dir = state::dir(args.state.dir.clone().or_else(|| config.dir.clone()))?;
+        (config.apply(Mesh::builder().dir(dir).accept(false)).start().await?, ticket)
     } else {
         let invite: Invite = transfer::read_invite(&args.to)?;
-        (Mesh::builder().mesh(invite.mesh.clone()).accept(false).start().await?, invite.ticket)
+        let builder = config.apply(Mesh::builder().mesh(invite.mesh.clone()).accept(false));
+        (builder.start().await?, invite.ticket)
     };
     let ended = tokio::select! {
         ended = measure(&mesh, ticket, &args, output) => ended,

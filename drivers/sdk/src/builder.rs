@@ -9,14 +9,16 @@ use net_proto::entropy::Entropy;
 use net_proto::identity::{
     EntityId, Identity, Incarnation, Invite, MAX_TICKET_ADDRS, Mesh as MeshSecret, MeshId, MeshKey, Ticket,
 };
-use net_proto::node::{Config, Node};
+use net_proto::lane::{NoPlanes, Plane};
+use net_proto::node::{Config, Host, Node};
 use net_proto::storage::Storage;
 use net_proto::time::nanos;
 use net_shell::aead::Native;
 use net_shell::driver::{self, Settings};
+use net_shell::hub::Planes;
 use net_shell::runtime::{Runtime, UdpOptions};
 use net_shell::storage::state::Files;
-use net_shell::trace::{Header, Recorder};
+use net_shell::trace::{Header, PlaneStart, Recorder};
 
 use crate::mesh::Inner;
 use crate::{Error, Mesh, Result, rt};
@@ -181,7 +183,22 @@ impl MeshBuilder {
     /// `Ok`: the sockets are bound, the state directory is locked and its boot epoch durable. It
     /// does not say that any peer was reached. Dropped half-way, nothing runs; an epoch may be used
     /// up, which does no harm.
-    pub async fn start(mut self) -> Result<Mesh> {
+    pub async fn start(self) -> Result<Mesh> {
+        Ok(self.start_with(|_| NoPlanes).await?.0)
+    }
+
+    /// Starts the node with planes: one machine, or several composed by `net_proto::planes!`. They run in
+    /// the driver's task. The ports that come with the mesh are how the application reaches them; they do
+    /// not keep the mesh alive.
+    ///
+    /// `Ok` as in [`MeshBuilder::start`]. Planes that store need [`MeshBuilder::dir`].
+    pub async fn start_with<P>(
+        mut self,
+        planes: impl FnOnce(PlaneStart) -> P,
+    ) -> Result<(Mesh, Arc<Planes<P>>)>
+    where
+        P: Plane<Cmd: Send, Event: Send> + Send + 'static,
+    {
         if let Some(mistake) = self.mistake.take() {
             return Err(mistake);
         }
@@ -215,10 +232,10 @@ impl MeshBuilder {
         }
         config.session.streams = config.session.streams.checked();
         let (node_seed, at) = (fresh.array(), runtime.now());
+        let header = Header::new(node_seed, at, &config);
         let recorder = match self.record.take() {
             None => None,
             Some(path) => {
-                let header = Header::new(node_seed, at, &config);
                 let recorder = Recorder::create(&path, &header);
                 Some(
                     recorder
@@ -240,7 +257,8 @@ impl MeshBuilder {
         let mut addrs = addrs;
         addrs.truncate(MAX_TICKET_ADDRS);
 
-        let hub = driver::start(&runtime, node, sockets, settings);
+        let host = Host::new(node, planes(header.planes()));
+        let (hub, ports) = driver::start(&runtime, host, sockets, settings);
         let ticket = Ticket { entity, addrs };
         let mesh =
             Mesh { inner: Arc::new(Inner { hub, runtime: runtime.clone(), bound, ticket, secret: mesh }) };
@@ -256,7 +274,7 @@ impl MeshBuilder {
                 }),
             );
         }
-        Ok(mesh)
+        Ok((mesh, ports))
     }
 
     fn bind_all(&self, runtime: &dyn Runtime) -> Result<Vec<net_shell::runtime::Bound>> {

@@ -70,6 +70,12 @@ pub enum Error {
     Shutdown,
 }
 
+impl From<net_shell::ports::Stopped> for Error {
+    fn from(_: net_shell::ports::Stopped) -> Self {
+        Self::Shutdown
+    }
+}
+
 impl Error {
     /// Whether the same call may succeed later without a change of arguments.
     pub const fn is_retryable(&self) -> bool {

@@ -34,7 +34,10 @@ pub use net_proto::path::{Path, Remote};
 pub use net_proto::session::aead::Cipher;
 pub use net_proto::stream::StreamStats;
 pub use net_proto::stream::{MAX_MESSAGE, Mode, Mode::FireAndForget, Mode::Reliable, Mode::Unordered};
+pub use net_shell::hub::Planes;
+pub use net_shell::ports::{CommandError, Feed, Stopped};
 pub use net_shell::runtime::Runtime;
+pub use net_shell::trace::PlaneStart;
 #[cfg(feature = "smol")]
 pub use net_smol::Smol;
 #[cfg(feature = "tokio")]

@@ -1,11 +1,15 @@
-//! The one task that moves a node: datagrams in, events to ports, ports to the node, datagrams out.
+//! The one task that moves a node and its planes: datagrams in, events to ports, ports to the node,
+//! datagrams out.
 //!
 //! **Turn order.** Due timers; at most four batches of input; events fill ports. If a port was
 //! filled, the task yields once, so that the applications it woke run and their answers join the
-//! same turn. Then it collects ports and calls, and transmits; acknowledgements ride along. A turn
-//! ends after 100 µs or when there is nothing to do. Then: set asleep, look once more, sleep.
+//! same turn. Then it collects ports and calls, starts storage operations and jobs, and transmits;
+//! acknowledgements ride along. Transmitting ends after 100 µs, counted from the collection, or when
+//! there is nothing to send; input and ports are bounded by their numbers, not by time. Then: set
+//! asleep, look once more, sleep.
 
 mod output;
+mod planes;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -14,8 +18,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use net_proto::identity::EntityId;
+use net_proto::lane::Plane;
 use net_proto::node::{
-    Command, DownReason, Event, Input, Job, Lost, Node, Step, StreamError, Taken, Transmit,
+    Command, DownReason, Event, Host, Input, Job, Lost, Step, StreamError, Taken, Transmit,
 };
 use net_proto::path::Path;
 use net_proto::session::Peer;
@@ -25,17 +30,20 @@ use net_proto::stream::{Mode, StreamId};
 use net_proto::time::{Duration, Instant, Reason};
 
 use crate::bell::Inbox;
-use crate::hub::{Control, Drained, Hub, Notice, OpenedStream, PeerShared, REFUSED, Reply, StreamShared};
+use crate::hub::{
+    Control, Drained, Hub, Notice, OpenedStream, PeerShared, Planes, REFUSED, Reply, StreamShared,
+};
 use crate::ports::{Collected, End, RecvPort, SendError, SendPort};
 use crate::runtime::{Bound, Runtime, Timer, UdpRx};
 use crate::trace::Recorder;
 use crate::udp::{MAX_SLOTS, SLOT};
 use output::Output;
+use planes::Feeding;
 
 /// Most batches of input in a turn.
 const MAX_BATCHES: usize = 4;
-/// A turn ends after this, so that other tasks of the thread run.
-const MAX_TURN: Duration = Duration::from_micros(100);
+/// A turn transmits no longer than this, so that other tasks of the thread run.
+const MAX_TRANSMIT: Duration = Duration::from_micros(100);
 /// Work that takes longer than this share of the time goes to the pool.
 const INLINE_SHARE: u32 = 10;
 /// How long goodbyes may take once streams are drained.
@@ -51,20 +59,31 @@ pub struct Settings {
     pub session_window: u64,
     /// What a stream may have queued, in charged bytes.
     pub send_buffer: u64,
-    /// Kept, with its locks, until the node is gone.
+    /// The node's directory: planes store in it, and its locks are kept until the node is gone.
     pub storage: Option<Box<dyn Storage>>,
     /// Records every step of the node.
     pub recorder: Option<Recorder>,
 }
 
-/// Starts the driver of `node` on `runtime`. Path socket numbers are positions in `sockets`.
-pub fn start(runtime: &Arc<dyn Runtime>, node: Node, sockets: Vec<Bound>, settings: Settings) -> Arc<Hub> {
+/// Starts the driver of a host on `runtime`: what handles of the node share with it, and the ports of its
+/// planes. Path socket numbers are positions in `sockets`.
+pub fn start<P>(
+    runtime: &Arc<dyn Runtime>,
+    host: Host<P>,
+    sockets: Vec<Bound>,
+    settings: Settings,
+) -> (Arc<Hub>, Arc<Planes<P>>)
+where
+    P: Plane<Cmd: Send, Event: Send> + Send + 'static,
+{
     let inbox = Arc::new(Inbox::new((settings.session_window / 4).max(1)));
+    let planes = Arc::new(Planes::new(inbox.clone()));
     let hub = Arc::new(Hub::new(inbox));
     let (senders, receivers) = sockets.into_iter().unzip();
     let now = runtime.now();
     let driver = Driver {
-        core: Core { node, recorder: settings.recorder },
+        core: Core { host, recorder: settings.recorder },
+        feeding: Feeding::new(planes.clone()),
         timer: runtime.timer(),
         runtime: runtime.clone(),
         receivers,
@@ -95,52 +114,61 @@ pub fn start(runtime: &Arc<dyn Runtime>, node: Node, sockets: Vec<Bound>, settin
         storage: settings.storage,
     };
     runtime.spawn("net driver", Box::pin(driver));
-    hub
+    (hub, planes)
 }
 
-/// The node and what records its steps: whatever moves the node goes through here.
-struct Core {
-    node: Node,
+/// The node with its planes, and what records its steps: whatever moves them goes through here.
+struct Core<P: Plane> {
+    host: Host<P>,
     recorder: Option<Recorder>,
 }
 
-impl Core {
-    fn handle(&mut self, now: Instant, input: Input<'_>) {
+impl<P: Plane> Core<P> {
+    fn note(&mut self, now: Instant, step: Step) {
         if let Some(recorder) = &mut self.recorder {
-            recorder.step(now, Step::from(&input), &[]);
+            recorder.input(now, step, &self.host);
         }
-        self.node.handle(now, input);
+    }
+
+    fn handle(&mut self, now: Instant, input: Input<'_>) {
+        // Before: a datagram is opened in place.
+        let step = self.recorder.as_ref().map(|_| Step::from(&input));
+        self.host.handle(now, input);
+        if let Some(step) = step {
+            self.note(now, step);
+        }
     }
 
     fn poll_transmit(&mut self, now: Instant, buf: &mut [u8]) -> Option<Transmit> {
         let room = buf.len();
-        let out = self.node.poll_transmit(now, buf);
+        let out = self.host.poll_transmit(now, buf);
         if let Some(recorder) = &mut self.recorder {
-            recorder.step(now, Step::Transmit(room), out.as_ref().map_or(&[], |t| &buf[..t.len]));
+            let sent = out.as_ref().map_or(&[][..], |t| &buf[..t.len]);
+            recorder.output(now, Step::Transmit(room), sent, &self.host);
         }
         out
     }
 
     fn take(&mut self, peer: Peer, stream: StreamId, spare: Vec<u8>) -> Option<Taken> {
-        let out = self.node.take(peer, stream, spare);
+        let out = self.host.take(peer, stream, spare);
         if let Some(recorder) = &mut self.recorder {
             // Taking happens at the node's own time, which is that of its last input.
             let chunk = out.as_ref().map_or(&[][..], |taken| &taken.chunk);
-            recorder.step(Instant::ZERO, Step::Take(peer, stream), chunk);
+            recorder.output(Instant::ZERO, Step::Take(peer, stream), chunk, &self.host);
         }
         out
     }
 
     fn poll_job(&mut self) -> Option<(Ticket, Job)> {
-        let out = self.node.poll_job();
-        if let (Some(recorder), Some(_)) = (&mut self.recorder, &out) {
-            recorder.step(Instant::ZERO, Step::Jobs, &[]);
+        let out = self.host.poll_job();
+        if let (Some(recorder), Some((ticket, job))) = (&mut self.recorder, &out) {
+            recorder.job(*ticket, job, &self.host);
         }
         out
     }
 
     fn poll_event(&mut self) -> Option<Event> {
-        let out = self.node.poll_event();
+        let out = self.host.poll_event();
         if let (Some(recorder), Some(event)) = (&mut self.recorder, &out) {
             recorder.event(event);
         }
@@ -176,8 +204,9 @@ struct Closing {
     replies: Vec<Reply<Drained>>,
 }
 
-struct Driver {
-    core: Core,
+struct Driver<P: Plane> {
+    core: Core<P>,
+    feeding: Feeding<P>,
     runtime: Arc<dyn Runtime>,
     timer: Box<dyn Timer>,
     receivers: Vec<Box<dyn UdpRx>>,
@@ -214,7 +243,10 @@ struct Driver {
     storage: Option<Box<dyn Storage>>,
 }
 
-impl Future for Driver {
+// Nothing in it is pinned.
+impl<P: Plane> Unpin for Driver<P> {}
+
+impl<P: Plane> Future for Driver<P> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -233,9 +265,11 @@ impl Future for Driver {
         }
         let now = this.runtime.now();
         this.collect(now);
-        this.jobs(now);
+        this.effects(cx, now);
         this.events(now);
-        let flow = this.output.transmit(&mut this.core, &*this.runtime, cx, now, now + MAX_TURN);
+        let flow = this.output.transmit(&mut this.core, &*this.runtime, cx, now, now + MAX_TRANSMIT);
+        // What left may have made room on a lane, and so work for others.
+        let effects = this.effects(cx, now);
         let filled = this.events(now);
         if this.closed(now) {
             return Poll::Ready(());
@@ -243,6 +277,8 @@ impl Future for Driver {
         let next = this.next_wake(&flow);
         let busy = this.more
             || filled
+            || effects
+            || this.feeding.unblocked(&this.core)
             || matches!(flow, output::Flow::More)
             || this.timer.poll(cx, next).is_ready()
             || (resumed && this.heard(cx))
@@ -254,15 +290,16 @@ impl Future for Driver {
     }
 }
 
-impl Drop for Driver {
+impl<P: Plane> Drop for Driver<P> {
     /// The runtime may drop the task at any time: nobody may wait for ever.
     fn drop(&mut self) {
         self.abandon();
         self.hub.close();
+        self.feeding.port().close();
     }
 }
 
-impl Driver {
+impl<P: Plane> Driver<P> {
     fn timers(&mut self) {
         let now = self.started;
         if now >= self.wall_at {
@@ -270,7 +307,7 @@ impl Driver {
             let wall = self.runtime.wall();
             self.core.handle(now, Input::Wall(wall));
         }
-        if self.core.node.poll_timeout().is_some_and(|(at, _)| at <= now) {
+        if self.core.host.poll_timeout().is_some_and(|(at, _)| at <= now) {
             self.core.handle(now, Input::Timeout);
         }
     }
@@ -321,6 +358,10 @@ impl Driver {
         while let Some(event) = self.core.poll_event() {
             woke = true;
             self.event(now, event);
+        }
+        while let Some(event) = self.core.poll_plane_event() {
+            woke = true;
+            self.feeding.port().give(event);
         }
         while let Some(key) = self.filled.pop() {
             if let Some(stream) = self.stream(key) {
@@ -527,6 +568,10 @@ impl Driver {
     fn collect(&mut self, now: Instant) {
         let mut ports = std::mem::take(&mut self.ports);
         self.hub.inbox.take_ports(&mut ports);
+        let rung = self.feeding.rung(&mut ports);
+        if rung != 0 {
+            self.feeding.feed(&mut self.core, now, rung);
+        }
         for key in ports.drain(..) {
             let Some(stream) = self.stream(key) else { continue };
             self.collect_port(now, &stream);
@@ -544,7 +589,7 @@ impl Driver {
 
     fn collect_port(&mut self, now: Instant, stream: &StreamShared) {
         let spare = std::mem::take(&mut self.spare);
-        let spare = if spare.capacity() > 0 { spare } else { self.core.node.spent().unwrap_or_default() };
+        let spare = if spare.capacity() > 0 { spare } else { self.core.host.spent().unwrap_or_default() };
         let got = stream.tx.collect(spare);
         if got.chunk.is_empty() {
             self.spare = got.chunk;
@@ -611,13 +656,13 @@ impl Driver {
             }
             Control::NetworkChanged => self.core.command(now, Command::NetworkChanged),
             Control::NodeStats(reply) => {
-                let _ = reply.try_send(self.core.node.stats());
+                let _ = reply.try_send(self.core.host.stats());
             }
             Control::PeerStats(peer, reply) => {
-                let _ = reply.try_send(self.core.node.peer_stats(peer));
+                let _ = reply.try_send(self.core.host.node().peer_stats(peer));
             }
             Control::StreamStats(peer, stream, reply) => {
-                let _ = reply.try_send(self.core.node.stream_stats(peer, stream));
+                let _ = reply.try_send(self.core.host.node().stream_stats(peer, stream));
             }
             Control::Ceiling(reply) => {
                 let _ = reply.try_send(self.ceiling());
@@ -687,23 +732,6 @@ impl Driver {
         self.end_flushes(key, Ok(()));
     }
 
-    /// Heavy work: here, if it takes at most a tenth of the time; else on the pool.
-    fn jobs(&mut self, now: Instant) {
-        let mut now = now;
-        while let Some((ticket, job)) = self.core.poll_job() {
-            if now >= self.inline_after {
-                let done = job.run();
-                let after = self.runtime.now();
-                self.inline_after = after + after.since(now) * INLINE_SHARE;
-                now = after;
-                self.core.handle(now, Input::Job(ticket, done));
-            } else {
-                let inbox = self.hub.inbox.clone();
-                self.runtime.blocking(Box::new(move || inbox.control(Control::Job(ticket, job.run()))));
-            }
-        }
-    }
-
     fn shutdown(&mut self, now: Instant, limit: Duration, reply: Option<Reply<Drained>>) {
         if let Some(closing) = &mut self.closing {
             closing.replies.extend(reply);
@@ -717,6 +745,8 @@ impl Driver {
             done: false,
             replies: reply.into_iter().collect(),
         });
+        self.feeding.port().refuse();
+        self.core.host.mark_lanes();
         let streams: Vec<_> = self.streams.iter().flatten().cloned().collect();
         for stream in streams {
             stream.tx.close(SendError::Disconnected(DownReason::Shutdown));
@@ -734,7 +764,7 @@ impl Driver {
     fn closed(&mut self, now: Instant) -> bool {
         let Some(closing) = &mut self.closing else { return false };
         match closing.goodbye {
-            None if closing.waiting == 0 || now >= closing.until => {
+            None if closing.waiting == 0 && !self.core.host.lanes_pending() || now >= closing.until => {
                 closing.goodbye = Some(now + GOODBYE);
                 self.core.command(now, Command::Shutdown);
                 // The goodbyes leave in the next turn.
@@ -753,7 +783,7 @@ impl Driver {
         // Output that waits for the socket is not due.
         let node = self
             .core
-            .node
+            .host
             .poll_timeout()
             .filter(|(_, why)| !(matches!(flow, output::Flow::Blocked(_)) && *why == Reason::Output));
         let retry = match flow {
@@ -777,25 +807,23 @@ impl Driver {
             .map(|stream| (size_of::<StreamShared>() + stream.label.len()) as u64 + 2 * self.send_buffer);
         let peers = self.peers.len() * size_of::<PeerShared>();
         let receive = self.receivers.len() * MAX_SLOTS * SLOT;
-        self.core.node.ceiling() + streams.sum::<u64>() + (peers + receive + output::BATCH) as u64
+        let ports = self.feeding.port().ceiling();
+        self.core.host.ceiling() + streams.sum::<u64>() + (peers + receive + output::BATCH + ports) as u64
     }
 
-    /// What became of every message that a port admitted, once all ports are closed and collected.
+    /// What became of every message that a port admitted or a plane committed, once all ports are closed
+    /// and collected.
     fn ledger(&self) -> Drained {
-        let node = self.core.node.ledger();
+        let node = self.core.host.node().ledger();
+        let admitted = self.admitted + self.core.host.committed();
         let mut lost = self.lost;
         for part in [node.queued, node.reset, node.stopped, node.closed] {
             lost.messages += part.messages;
             lost.bytes += part.bytes;
         }
         let flushed = node.delivered.messages;
-        if flushed + lost.messages != self.admitted {
-            tracing::error!(
-                admitted = self.admitted,
-                flushed,
-                lost = lost.messages,
-                "the ledger does not balance"
-            );
+        if flushed + lost.messages != admitted {
+            tracing::error!(admitted, flushed, lost = lost.messages, "the ledger does not balance");
         }
         Drained { flushed, lost }
     }

@@ -16,7 +16,7 @@ use net_proto::time::Duration;
 
 use crate::bell::{Inbox, lock};
 use crate::mailbox::Mailbox;
-use crate::ports::{RecvPort, SendError, SendPort};
+use crate::ports::{PlanePort, RecvPort, SendError, SendPort};
 
 /// Most streams that wait to be accepted; one more is refused.
 pub const MAX_UNACCEPTED_STREAMS: usize = 4096;
@@ -26,6 +26,9 @@ pub const MAX_UNACCEPTED_PEERS: usize = 1024;
 pub const MAX_NOTICES: usize = 1024;
 /// The code that a peer sees when a stream was refused because too many wait to be accepted.
 pub const REFUSED: u16 = 0xffff;
+
+/// The ports of a driver's planes.
+pub type Planes<P> = PlanePort<P, Control>;
 
 /// Where one answer goes.
 pub type Reply<T> = Sender<T>;
@@ -129,7 +132,8 @@ pub enum Control {
     Shutdown(Duration, Option<Reply<Drained>>),
 }
 
-/// What a shutdown left behind. Over the life of the mesh, `admitted = flushed + lost.messages`.
+/// What a shutdown left behind. Over the life of the mesh, `admitted = flushed + lost.messages`, where
+/// messages are those of streams and those that planes committed to lanes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
     /// Messages that were acknowledged by their peers (fire-and-forget: sent).
@@ -233,7 +237,8 @@ pub struct Hub {
     pub incoming: Mailbox<Arc<PeerShared>>,
     numbers: AtomicU64,
     peers: Mutex<Vec<Arc<PeerShared>>>,
-    readers: Mutex<Vec<Weak<Mailbox<Notice>>>>,
+    /// `None` once the driver is gone.
+    readers: Mutex<Option<Vec<Weak<Mailbox<Notice>>>>>,
 }
 
 impl Hub {
@@ -244,7 +249,7 @@ impl Hub {
             incoming: Mailbox::new(MAX_UNACCEPTED_PEERS),
             numbers: AtomicU64::new(1),
             peers: Mutex::default(),
-            readers: Mutex::default(),
+            readers: Mutex::new(Some(Vec::new())),
         }
     }
 
@@ -258,17 +263,21 @@ impl Hub {
         lock(&self.peers).clone()
     }
 
-    /// A queue of what happens from now on.
+    /// A queue of what happens from now on; closed if nothing will.
     pub fn notices(&self) -> Arc<Mailbox<Notice>> {
         let mailbox = Arc::new(Mailbox::new(MAX_NOTICES));
-        let mut readers = lock(&self.readers);
-        readers.retain(|reader| reader.strong_count() > 0);
-        readers.push(Arc::downgrade(&mailbox));
+        match &mut *lock(&self.readers) {
+            Some(readers) => {
+                readers.retain(|reader| reader.strong_count() > 0);
+                readers.push(Arc::downgrade(&mailbox));
+            }
+            None => mailbox.close(),
+        }
         mailbox
     }
 
     pub(crate) fn tell(&self, notice: &Notice) {
-        let readers: Vec<_> = lock(&self.readers).iter().filter_map(Weak::upgrade).collect();
+        let readers: Vec<_> = lock(&self.readers).iter().flatten().filter_map(Weak::upgrade).collect();
         for reader in readers {
             // A full queue counts what it missed.
             let _ = reader.push(notice.clone());
@@ -290,7 +299,8 @@ impl Hub {
         lock(&self.peers).clear();
         self.streams.close();
         self.incoming.close();
-        let readers: Vec<_> = lock(&self.readers).iter().filter_map(Weak::upgrade).collect();
-        readers.iter().for_each(|reader| reader.close());
+        // None is added from here on that would not be closed.
+        let readers = lock(&self.readers).take().unwrap_or_default();
+        readers.iter().filter_map(Weak::upgrade).for_each(|reader| reader.close());
     }
 }

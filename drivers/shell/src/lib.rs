@@ -4,6 +4,8 @@
 
 pub mod aead;
 pub mod bell;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod driver;
 pub mod hub;
 pub mod mailbox;

@@ -38,6 +38,13 @@ pub trait Runtime: Send + Sync + 'static {
     fn wall(&self) -> WallClock;
     /// 32 fresh random bytes, fit for keys.
     fn entropy(&self) -> [u8; 32];
+    /// Asked first by whatever blocks its thread until a task or another thread did something;
+    /// `call` names it.
+    ///
+    /// # Panics
+    /// A runtime that has one thread for everything panics and names the call: the wait would never
+    /// end. The simulator does.
+    fn may_block(&self, _call: &str) {}
 }
 
 /// The sending half of a socket.

@@ -7,7 +7,7 @@ mod file;
 mod forgetting;
 pub mod state;
 
-pub use conformance::{Reopen, conformance};
+pub use conformance::{Reopen, conformance, conforms};
 pub use file::FileStorage;
 pub use forgetting::{Disk, Forgetting};
 

@@ -1,4 +1,4 @@
-//! A record of everything that moved a node, and a node that lives it again.
+//! A record of everything that moved a node with its planes, and a node that lives it again.
 //!
 //! The file begins with [`MAGIC`], a version byte and a [`Header`]; then one [`Entry`] after the
 //! other. Header and entries are postcard behind their length as `u32`, little-endian. A record that
@@ -11,8 +11,11 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
+use net_proto::entropy::Entropy;
 use net_proto::identity::{Identity, Incarnation, Mesh};
-use net_proto::node::{Config, ConfigError, Event, Node, Output, Step};
+use net_proto::lane::{NoPlanes, Plane};
+use net_proto::node::{Config, ConfigError, Event, Host, Job, Node, Output, Step};
+use net_proto::storage::Ticket;
 use net_proto::time::Instant;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -23,7 +26,7 @@ use crate::aead::Native;
 pub const MAGIC: &[u8; 8] = b"nettrace";
 /// The version that follows them. Another version is refused: steps replay only in the build, or one
 /// with the same protocol, that recorded them.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Longest entry in bytes: a chunk of the largest messages, twice over.
 const MAX_ENTRY: u32 = 64 << 20;
 
@@ -37,11 +40,42 @@ pub struct Header {
     incarnation: Incarnation,
 }
 
+/// What planes are made of: the same in a node and in its replay.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct PlaneStart {
+    /// Who the node is; signs.
+    pub identity: Identity,
+    /// Which life of the node this is.
+    pub incarnation: Incarnation,
+    /// Feeds every random choice of the planes.
+    pub seed: [u8; 32],
+    /// When the node starts.
+    pub at: Instant,
+}
+
+/// Without the secrets.
+impl std::fmt::Debug for PlaneStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PlaneStart").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
 impl Header {
     /// Of the node that `seed` and `config` make at `at`.
     pub fn new(seed: [u8; 32], at: Instant, config: &Config) -> Self {
         let (meshes, incarnation) = (config.meshes.clone(), config.incarnation);
         Self { seed, at, identity: config.identity.seed(), meshes, incarnation }
+    }
+
+    /// What the planes of this node are made of.
+    pub fn planes(&self) -> PlaneStart {
+        PlaneStart {
+            identity: Identity::from_seed(&self.identity),
+            incarnation: self.incarnation,
+            seed: Entropy::new(&self.seed, "planes").array(),
+            at: self.at,
+        }
     }
 }
 
@@ -63,6 +97,8 @@ pub enum Entry {
         step: Step,
         /// What it brought out, as [`Output::bytes`].
         bytes: u64,
+        /// The counters after it, as [`Host::fingerprint`].
+        counters: u64,
     },
     /// What the node told next.
     Event(Event),
@@ -131,12 +167,36 @@ impl Recorder {
         }
     }
 
-    pub(crate) fn step(&mut self, at: Instant, step: Step, out: &[u8]) {
+    fn step<P: Plane>(&mut self, at: Instant, step: Step, output: &Output, host: &Host<P>) {
+        self.put(&Entry::Step { at, step, bytes: output.bytes, counters: host.fingerprint() });
+    }
+
+    /// A step that was taken and brought nothing out.
+    pub(crate) fn input<P: Plane>(&mut self, at: Instant, step: Step, host: &Host<P>) {
+        self.step(at, step, &Output::default(), host);
+    }
+
+    /// A step that brought bytes out, or none.
+    pub(crate) fn output<P: Plane>(&mut self, at: Instant, step: Step, out: &[u8], host: &Host<P>) {
         let mut output = Output::default();
         if !out.is_empty() {
             output.add(out);
         }
-        self.put(&Entry::Step { at, step, bytes: output.bytes });
+        self.step(at, step, &output, host);
+    }
+
+    /// A step that brought a value out. It happens at the host's own time.
+    pub(crate) fn value<P: Plane>(&mut self, step: Step, value: &impl Serialize, host: &Host<P>) {
+        let mut output = Output::default();
+        output.add_value(value);
+        self.step(Instant::ZERO, step, &output, host);
+    }
+
+    /// A job was taken out. It happens at the host's own time.
+    pub(crate) fn job<P: Plane>(&mut self, ticket: Ticket, job: &Job, host: &Host<P>) {
+        let mut output = Output::default();
+        output.add_job(ticket, job);
+        self.step(Instant::ZERO, Step::Jobs, &output, host);
     }
 
     pub(crate) fn event(&mut self, event: &Event) {
@@ -215,49 +275,120 @@ impl Trace {
     }
 
     /// Makes the node again, lives every step and compares all that comes out with the record.
-    /// Returns the node as it was at the end, and the number of steps.
+    /// Returns the node as it was at the end.
     ///
     /// # Errors
     /// [`TraceError::Differs`] at the first difference.
-    pub fn replay(&self, config: Config) -> Result<(Node, u64), TraceError> {
-        let mut node = Node::new(config, self.header.seed, self.header.at)?;
+    pub fn replay(&self, config: Config) -> Result<Replayed<NoPlanes>, TraceError> {
+        self.replay_with(config, |_| NoPlanes)
+    }
+
+    /// As [`Self::replay`], with planes that are made as they were at the start.
+    ///
+    /// # Errors
+    /// As [`Self::replay`].
+    pub fn replay_with<P: Plane>(
+        &self,
+        config: Config,
+        planes: impl FnOnce(PlaneStart) -> P,
+    ) -> Result<Replayed<P>, TraceError> {
+        let node = Node::new(config, self.header.seed, self.header.at)?;
+        let mut host = Host::new(node, planes(self.header.planes()));
         let mut told = std::collections::VecDeque::new();
-        let mut count = 0;
+        let (mut steps, mut hash) = (0, Hash::new());
         for entry in &self.entries {
             match entry {
-                Entry::Step { at, step, bytes } => {
-                    count += 1;
+                Entry::Step { at, step, bytes, counters } => {
+                    steps += 1;
                     // The name alone: what a step holds may be secret.
-                    let name = || {
-                        format!("{step:?}").chars().take_while(char::is_ascii_alphabetic).collect::<String>()
+                    let differs = |what: &str| {
+                        let name: String =
+                            format!("{step:?}").chars().take_while(char::is_ascii_alphabetic).collect();
+                        Err(TraceError::Differs { step: steps, what: format!("{what} of {name}") })
                     };
-                    let output = node.replay(*at, step.clone());
+                    let output = host.replay(*at, step.clone());
                     told.extend(output.events);
                     if output.bytes != *bytes {
-                        return Err(TraceError::Differs {
-                            step: count,
-                            what: format!("bytes of {}", name()),
-                        });
+                        return differs("bytes");
                     }
+                    let after = host.fingerprint();
+                    if after != *counters {
+                        return differs("counters");
+                    }
+                    hash.step(output.bytes, after);
                 }
                 Entry::Event(event) => {
                     let again = told.pop_front();
                     if again.as_ref() != Some(event) {
                         let what = format!("told {again:?}, not {event:?}");
-                        return Err(TraceError::Differs { step: count, what });
+                        return Err(TraceError::Differs { step: steps, what });
                     }
+                    hash.event(event);
                 }
             }
         }
-        Ok((node, count))
+        Ok(Replayed { host, steps, hash: hash.end() })
+    }
+
+    /// A hash over all that came out of the node, in order; that of a replay is the same.
+    pub fn hash(&self) -> [u8; 32] {
+        let mut hash = Hash::new();
+        for entry in &self.entries {
+            match entry {
+                Entry::Step { bytes, counters, .. } => hash.step(*bytes, *counters),
+                Entry::Event(event) => hash.event(event),
+            }
+        }
+        hash.end()
     }
 }
 
-/// Reads a record and replays it; `tweak` repeats what was changed in the configuration.
+struct Hash(ring::digest::Context);
+
+impl Hash {
+    fn new() -> Self {
+        Self(ring::digest::Context::new(&ring::digest::SHA256))
+    }
+
+    fn step(&mut self, bytes: u64, counters: u64) {
+        self.0.update(&bytes.to_le_bytes());
+        self.0.update(&counters.to_le_bytes());
+    }
+
+    fn event(&mut self, event: &Event) {
+        // What does not encode was not recorded either.
+        self.0.update(&postcard::to_allocvec(event).unwrap_or_default());
+    }
+
+    fn end(self) -> [u8; 32] {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(self.0.finish().as_ref());
+        hash
+    }
+}
+
+/// A node that lived its record again.
+pub struct Replayed<P: Plane> {
+    /// As it was at the end.
+    pub host: Host<P>,
+    /// How many steps it lived.
+    pub steps: u64,
+    /// Over all that came out, as [`Trace::hash`].
+    pub hash: [u8; 32],
+}
+
+impl<P: Plane> std::fmt::Debug for Replayed<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replayed").field("steps", &self.steps).finish_non_exhaustive()
+    }
+}
+
+/// Reads a record of a node without planes and replays it; `tweak` repeats what was changed in the
+/// configuration.
 ///
 /// # Errors
 /// As [`read`] and [`Trace::replay`].
-pub fn replay(path: &Path, tweak: impl FnOnce(&mut Config)) -> Result<(Node, u64), TraceError> {
+pub fn replay(path: &Path, tweak: impl FnOnce(&mut Config)) -> Result<Replayed<NoPlanes>, TraceError> {
     let trace = read(path)?;
     let mut config = trace.config();
     tweak(&mut config);

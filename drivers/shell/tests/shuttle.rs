@@ -19,14 +19,17 @@ mod sync {
 #[path = "../src/wait.rs"]
 mod wait;
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
 
 use bell::Inbox;
 use mailbox::Mailbox;
+use net_proto::lane::{Effects, In, Plane, Refusal};
 use net_proto::stream::{Messages, Mode, Taken, frame_message};
-use ports::{End, RecvPort, SendError, SendPort};
+use net_proto::time::{Instant, Reason};
+use ports::{End, PlanePort, RecvPort, SendError, SendPort, Stopped};
 use shuttle::future::block_on;
 use shuttle::thread;
 use sync::Arc;
@@ -303,4 +306,68 @@ fn the_waker_of_a_future_that_moves_to_another_task_is_renewed() {
         port.wake();
         assert_eq!(reader.join().unwrap().unwrap().unwrap()[..], [9]);
     });
+}
+
+/// A plane as far as ports know one: commands and events are the number of the call.
+struct Toy;
+
+impl Plane for Toy {
+    type Cmd = u64;
+    type Event = u64;
+    fn handle(&mut self, _: Instant, _: In<'_>) {}
+    fn command(&mut self, _: Instant, _: u64) {}
+    fn handle_timeout(&mut self, _: Instant) {}
+    fn drain(&mut self, _: &mut dyn Effects) {}
+    fn poll_event(&mut self) -> Option<u64> {
+        None
+    }
+    fn poll_timeout(&self) -> Option<(Instant, Reason)> {
+        None
+    }
+    fn ceiling(&self) -> u64 {
+        0
+    }
+    fn admit(&self, kind: u8) -> Result<(), Refusal> {
+        Err(Refusal::UnknownKind(kind))
+    }
+    fn weight(_: &u64) -> usize {
+        // Two do not fit together.
+        ports::PORT_BYTES / 2
+    }
+    fn addressee(event: &u64) -> Option<u64> {
+        Some(*event)
+    }
+}
+
+#[test]
+fn every_call_of_a_plane_is_answered_or_told_of_the_end() {
+    for served in [1, 3] {
+        explore(move || {
+            let inbox = Arc::new(Inbox::new(1));
+            let port = Arc::new(PlanePort::<Toy, ()>::new(inbox.clone()));
+            let callers: Vec<_> = (0..3)
+                .map(|_| {
+                    let port = port.clone();
+                    thread::spawn(move || block_on(port.call(|number| number)))
+                })
+                .collect();
+            let (mut held, mut count) = (VecDeque::new(), 0);
+            drive(&inbox, |keys| {
+                if !keys.is_empty() {
+                    port.collect(0, &mut held);
+                }
+                for command in held.drain(..) {
+                    port.release(0, PlanePort::<Toy, ()>::cost(&command));
+                    port.give(command);
+                    count += 1;
+                }
+                count >= served
+            });
+            port.close();
+            let answers: Vec<_> = callers.into_iter().map(|caller| caller.join().unwrap()).collect();
+            let answered = answers.iter().filter(|answer| answer.is_ok()).count();
+            assert_eq!(answered, count);
+            assert!(answers.iter().all(|answer| answer.is_ok() || *answer == Err(Stopped)));
+        });
+    }
 }

@@ -82,6 +82,10 @@ pub struct DialId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HalfOpenId(pub(super) u64);
 
+/// What message 2 carries for the path that it leaves on. The initiator sends it back under the new
+/// keys, which proves that path: the responder learns where the initiator really is.
+pub type PathToken = [u8; 8];
+
 /// Whom to dial, and how.
 #[derive(Clone, Debug)]
 pub struct DialRequest {
@@ -220,7 +224,7 @@ pub enum Event {
         limits: Vec<u8>,
         /// The peer's grant, opaque here; empty if it shows none.
         grant: Vec<u8>,
-        /// Where the message came from.
+        /// Where the message came from first. That may have been somebody's copy.
         path: Path,
     },
     /// The second message is queued; the keys are ready to open the initiator's first packet. Send
@@ -240,8 +244,6 @@ pub enum Event {
         remote_index: u32,
         /// The association that the answer named.
         association: u64,
-        /// Where the first message came from.
-        path: Path,
     },
     /// A dial is through: the peer is proven. Send a packet at once; it confirms the handshake.
     Completed {
@@ -267,9 +269,13 @@ pub enum Event {
         resumed: bool,
         /// The peer's limits, opaque here.
         limits: Vec<u8>,
-        /// Where the second message came from.
+        /// Where the second message came from: one of the dialled paths.
         path: Path,
-        /// Where the peer saw our first message come from, if it was UDP.
+        /// What it carried for the path that it took. Send it back as a PATH_RESPONSE, in front of all
+        /// else, in every packet until one of the peer's opens.
+        token: PathToken,
+        /// Where the peer saw our first message come from first, if it was UDP; that may have been
+        /// somebody's copy.
         observed: Option<SocketAddr>,
     },
     /// A dial ended without a session.
@@ -298,7 +304,8 @@ pub struct Drops {
     pub mac1: u64,
     /// An unknown version, in a datagram too short to be answered.
     pub version: u64,
-    /// A first message whose handshake is still being worked on.
+    /// A first message whose handshake is still being worked on and that came from more places than
+    /// are remembered, or that is not to be answered at all.
     pub repeated: u64,
     /// A cookie was demanded and sent.
     pub cookie_demanded: u64,

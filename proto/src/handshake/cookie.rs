@@ -60,7 +60,7 @@ impl Cookies {
         self.rotate(now);
         [&self.current, &self.previous]
             .into_iter()
-            .any(|secret| equal(&mac16(&cookie(secret, path), &[covered]), mac2))
+            .any(|secret| equal(&mac16(&path_mac(secret, path), &[covered]), mac2))
     }
 
     /// A cookie reply to the first message with that mac1 and sender index.
@@ -76,7 +76,7 @@ impl Cookies {
         self.rotate(now);
         let mut out = [0; COOKIE_LEN];
         let nonce: [u8; 24] = self.nonces.array();
-        let mut body = cookie(&self.current, path);
+        let mut body = path_mac(&self.current, path);
         let tag = XChaCha20Poly1305::new(&Key::from(*key)).encrypt_inout_detached(
             &XNonce::from(nonce),
             mac1,
@@ -116,8 +116,8 @@ pub fn open(data: &[u8], key: &[u8; 32], mac1: &[u8; MAC]) -> Option<[u8; MAC]> 
     Some(body)
 }
 
-/// The cookie of a path: a MAC over where a datagram came from.
-fn cookie(secret: &[u8; 32], path: &Path) -> [u8; MAC] {
+/// A MAC over where a datagram came from: the cookie of a path, or its token in message 2.
+pub fn path_mac(secret: &[u8; 32], path: &Path) -> [u8; MAC] {
     let mut bytes = [0u8; 22];
     bytes[0] = path.socket;
     match path.remote {

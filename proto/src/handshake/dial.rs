@@ -2,11 +2,11 @@
 
 use alloc::vec::Vec;
 
-use super::api::{DialFailure, DialId, DialRefused, DialRequest, Event, MAX_PATHS};
+use super::api::{DialFailure, DialId, DialRefused, DialRequest, Event, MAX_PATHS, PathToken};
 use super::cookie;
 use super::job::{Fault, JobDone, Outcome as Done, Work};
-use super::keys::{MAC, MeshKeys, equal, mac1 as make_mac1, mac16, prologue};
-use super::machine::{Handshakes, Held, Out, Owner, count};
+use super::keys::{MAC, MeshKeys, equal, mac1 as make_mac1, mac1_fits, mac16, prologue};
+use super::machine::{Handshakes, Held, Out, Owner, count, path_token};
 use super::noise::Seed;
 use super::wire::{
     COOKIE_LEN, FLOOR, HEADER1, HEADER2, Hello, MACS, MAX_GRANT, MAX_LIMITS, MESSAGE1, NOISE2, Outcome,
@@ -53,7 +53,7 @@ enum Stage {
     /// Message 1 is repeated until message 2 comes.
     Waiting,
     /// A message 2 is being read; if it fails, back to waiting.
-    Finishing { ticket: Ticket, path: Path, index: u32 },
+    Finishing { ticket: Ticket, path: Path, index: u32, token: PathToken },
 }
 
 impl Dial {
@@ -71,14 +71,9 @@ impl Dial {
         Some((*path, len + MAC))
     }
 
-    /// Which path a message 2 from `from` speaks for. From an address that was not dialled it is the
-    /// copy of somebody who was faster, or the answer of a peer with several addresses: the association
-    /// begins where message 1 was sent last, and path validation finds anything better.
-    fn way(&self, from: &Path) -> Path {
-        let paths = &self.request.paths;
-        let dialled = paths.iter().any(|p| p.socket == from.socket && p.remote == from.remote);
-        let last = self.sent.saturating_sub(1) as usize % paths.len().max(1);
-        if dialled { *from } else { paths.get(last).copied().unwrap_or(*from) }
+    /// Which of the dialled paths `from` is.
+    fn dialled(&self, from: &Path) -> Option<usize> {
+        self.request.paths.iter().position(|p| p.socket == from.socket && p.remote == from.remote)
     }
 
     /// The wait after the transmission just made. Every path gets the schedule 300 ms, 600 ms, ...
@@ -246,12 +241,13 @@ impl Handshakes {
                 self.transmit(id);
             }
             (Stage::Preparing(t), _) if *t == ticket => self.fail_dial(id, DialFailure::BadKey),
-            (Stage::Finishing { ticket: t, path, index }, outcome) if *t == ticket => {
-                let (path, index) = (*path, *index);
+            (Stage::Finishing { ticket: t, path, index, token }, outcome) if *t == ticket => {
+                let came = (*path, *token);
+                let index = *index;
                 dial.stage = Stage::Waiting;
                 dial.noise = done.noise;
                 match outcome {
-                    Done::Finished(Ok((welcome, secrets))) => self.welcome(id, path, index, welcome, secrets),
+                    Done::Finished(Ok((welcome, secrets))) => self.welcome(id, came, index, welcome, secrets),
                     Done::Finished(Err(Fault::Message | Fault::Identity)) => count(&mut self.drops.message2),
                     _ => {}
                 }
@@ -264,7 +260,7 @@ impl Handshakes {
     fn welcome(
         &mut self,
         id: DialId,
-        path: Path,
+        (path, token): (Path, PathToken),
         index: u32,
         welcome: super::wire::Welcome,
         secrets: super::api::Secrets,
@@ -301,6 +297,7 @@ impl Handshakes {
                     resumed,
                     limits,
                     path,
+                    token,
                     observed: welcome.observed,
                 });
             }
@@ -312,7 +309,7 @@ impl Handshakes {
         if !(HEADER2 + NOISE2 + MACS..=FLOOR).contains(&data.len()) {
             return count(&mut self.drops.malformed);
         }
-        let (Some(remote), Some(local), Some((body, mac1, _))) =
+        let (Some(remote), Some(local), Some((body, mac1, mac2))) =
             (index_at(data, 2), index_at(data, 6), macs(data))
         else {
             return count(&mut self.drops.malformed);
@@ -322,7 +319,13 @@ impl Handshakes {
         let Some((id, dial)) = id.and_then(|id| Some((id, self.dials.get_mut(&id)?))) else {
             return count(&mut self.drops.unexpected);
         };
-        if !equal(&make_mac1(&dial.mesh.own_mac1, body), mac1) {
+        // From anywhere else it is the copy of somebody who was faster, or was sent to him and passed on
+        // (RFC 9000 section 9 discards packets from unknown servers for the same reason).
+        // The local address stays as it was asked for: left open, the system goes on choosing.
+        let Some(path) = dial.dialled(path).and_then(|at| dial.request.paths.get(at)).copied() else {
+            return count(&mut self.drops.unexpected);
+        };
+        if !mac1_fits(&dial.mesh.own_mac1, body, mac1) {
             return count(&mut self.drops.mac1);
         }
         if data.get(1) != Some(&dial.major) || !matches!(dial.stage, Stage::Waiting) {
@@ -340,10 +343,10 @@ impl Handshakes {
             payload1: dial.payload.clone(),
             message,
         };
-        let path = dial.way(path);
+        let token = path_token(mac2);
         let ticket = self.start_job(Owner::Dial(id), work);
         if let Some(dial) = self.dials.get_mut(&id) {
-            dial.stage = Stage::Finishing { ticket, path, index: remote };
+            dial.stage = Stage::Finishing { ticket, path, index: remote, token };
         }
     }
 
@@ -356,9 +359,7 @@ impl Handshakes {
         let Some((id, dial)) = id.and_then(|id| Some((id, self.dials.get_mut(&id)?))) else {
             return count(&mut self.drops.unexpected);
         };
-        let same = |p: &Path| p.socket == path.socket && p.remote == path.remote;
-        let at = dial.request.paths.iter().position(same);
-        let (Stage::Waiting, Some(at)) = (&dial.stage, at) else {
+        let (Stage::Waiting, Some(at)) = (&dial.stage, dial.dialled(path)) else {
             return count(&mut self.drops.unexpected);
         };
         let Some(cookie) = cookie::open(data, &dial.mesh.cookie(&dial.request.peer), &dial.mac1) else {

@@ -5,7 +5,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use core::mem::size_of;
 use zeroize::Zeroizing;
 
-use super::api::{Config, DialId, Drops, Event, HalfOpenId, MAX_MESHES, MAX_PATHS, MeshRefused};
+use super::api::{Config, DialId, Drops, Event, HalfOpenId, MAX_MESHES, MAX_PATHS, MeshRefused, PathToken};
 use super::confirmed::Confirmed;
 use super::cookie::Cookies;
 use super::dial::Dial;
@@ -142,7 +142,9 @@ impl Handshakes {
         while let Some(out) = self.out.pop_front() {
             let written = match &out {
                 Out::Dial(id, at) => self.dials.get(id).and_then(|dial| dial.write(usize::from(*at), buf)),
-                Out::Half(id, path) => self.halves.get(id).and_then(|half| Some((*path, half.write(buf)?))),
+                Out::Half(id, path) => {
+                    self.halves.get(id).and_then(|half| Some((*path, half.write(path, buf)?)))
+                }
                 Out::Reply(path, data, len) => {
                     let len = usize::from(*len);
                     let from = data.get(..len);
@@ -307,6 +309,11 @@ impl Handshakes {
 // Both are kept in one byte of `Out`.
 const _: () = assert!(MAX_PATHS < 256);
 const _: () = assert!(COOKIE_LEN < 256);
+
+/// The path token in a second MAC of message 2, or of a path's own MAC: the first half.
+pub(super) fn path_token(mac: &[u8; MAC]) -> PathToken {
+    mac.first_chunk().copied().unwrap_or_default()
+}
 
 /// One more of a kind.
 pub(super) const fn count(counter: &mut u64) {

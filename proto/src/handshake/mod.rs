@@ -34,12 +34,13 @@ mod wire;
 
 pub use api::{
     Answer, Config, DialFailure, DialId, DialRefused, DialRequest, Drops, Event, HalfOpenId, MAX_MESHES,
-    MAX_PATHS, MeshRefused, Secrets,
+    MAX_PATHS, MeshRefused, PathToken, Secrets,
 };
 #[doc(hidden)]
-pub use fuzz::fuzz;
+pub use fuzz::{Lab as FuzzLab, Tally as FuzzTally};
 pub use job::{Job, JobDone};
 pub use machine::Handshakes;
+pub(crate) use wire::{COOKIE_REPLY, HEADER2, MESSAGE2, VERSIONS_REPLY};
 pub use wire::{Hello, Outcome, Welcome};
 
 #[cfg(test)]

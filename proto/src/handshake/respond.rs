@@ -2,13 +2,14 @@
 
 use alloc::vec::Vec;
 
-use super::api::{Answer, Event, HalfOpenId};
+use super::api::{Answer, Event, HalfOpenId, PathToken};
+use super::cookie::path_mac;
 use super::job::{Fault, JobDone, Outcome as Done, Work};
-use super::keys::{MAC, MeshKeys, equal, mac1 as make_mac1, mac1_hash, mac16, prologue};
-use super::machine::{Handshakes, Held, Out, Owner, count};
+use super::keys::{MAC, MeshKeys, equal, mac1 as make_mac1, mac1_fits, mac16, prologue};
+use super::machine::{Handshakes, Held, Out, Owner, count, path_token};
 use super::noise::Seed;
 use super::wire::{
-    CEILING, FLOOR, HEADER1, HEADER2, Hello, MACS, MAX_LIMITS, MESSAGE2, Outcome, VERSIONS_LEN,
+    CEILING, FLOOR, HEADER1, HEADER2, Hello, MACS, MAX_LIMITS, MESSAGE2, NOISE2, Outcome, VERSIONS_LEN,
     VERSIONS_REPLY, Welcome, common, index_at, macs,
 };
 use crate::codec::Wire;
@@ -21,12 +22,22 @@ use crate::time::{Duration, Instant};
 const HALF_OPEN: Duration = Duration::from_secs(5);
 /// Half-open handshakes of one entity.
 const SLOTS: usize = 2;
+/// Places that one message 1 came from and that are remembered; a further one displaces the oldest.
+const ORIGINS: usize = 4;
+/// The longest payload 2 that is made here: all fields, the longest limits, an IPv6 address.
+const WELCOME: usize = 1 + 2 + 8 + 1 + 16 + 4 + (1 + 8 + 2 + MAX_LIMITS) + 19;
+// Message 2 goes to every place that message 1 came from, so it may never be the longer one.
+const _: () = assert!(HEADER2 + NOISE2 + WELCOME + MACS <= FLOOR);
 
 /// A handshake that somebody else began.
 pub(super) struct HalfOpen {
     pub(super) expires: Instant,
     mesh: MeshKeys,
-    path: Path,
+    /// Where message 1 came from, at least one place: whoever was fastest is not necessarily the
+    /// initiator. Oldest first.
+    origins: heapless::Vec<Origin, ORIGINS>,
+    /// The key of the paths' tokens.
+    token_key: [u8; 32],
     major: u8,
     mac1: [u8; MAC],
     /// The initiator's index.
@@ -39,6 +50,13 @@ pub(super) struct HalfOpen {
     /// Once read.
     hello: Option<Hello>,
     stage: Stage,
+}
+
+/// A place that message 1 came from.
+struct Origin {
+    path: Path,
+    /// It is to get message 2 as soon as there is one.
+    waits: bool,
 }
 
 enum Stage {
@@ -55,11 +73,36 @@ enum Stage {
 }
 
 impl HalfOpen {
-    /// Writes message 2.
-    pub(super) fn write(&self, buf: &mut [u8]) -> Option<usize> {
+    /// Writes message 2 for `path`.
+    pub(super) fn write(&self, path: &Path, buf: &mut [u8]) -> Option<usize> {
         let Stage::Answered { message, .. } = &self.stage else { return None };
-        buf.get_mut(..message.len())?.copy_from_slice(message);
+        let out = buf.get_mut(..message.len())?;
+        out.copy_from_slice(message);
+        // In place of the second MAC: initiators demand no cookies.
+        let token = self.token(path);
+        out.last_chunk_mut::<MAC>()?.first_chunk_mut().map(|at| *at = token)?;
         Some(message.len())
+    }
+
+    /// What only who receives at `path` can know of this handshake.
+    fn token(&self, path: &Path) -> PathToken {
+        path_token(&path_mac(&self.token_key, path))
+    }
+
+    /// Where message 1 came from first, of the places that are remembered.
+    fn origin(&self) -> Option<Path> {
+        self.origins.first().map(|o| o.path)
+    }
+
+    /// Message 1 came from `path` (again). False: another place had to go that waited for message 2.
+    fn note(&mut self, path: &Path, waits: bool) -> bool {
+        if let Some(known) = self.origins.iter_mut().find(|o| o.path == *path) {
+            known.waits |= waits;
+            return true;
+        }
+        let gone = self.origins.is_full().then(|| self.origins.remove(0));
+        let _ = self.origins.push(Origin { path: *path, waits });
+        gone.is_none_or(|o| !o.waits)
     }
 
     fn local_index(&self) -> Option<u32> {
@@ -75,8 +118,7 @@ impl Handshakes {
     /// A datagram of type 1. Nothing here costs more than a few MACs.
     pub(super) fn message1(&mut self, path: &Path, data: &[u8]) {
         let Some((body, mac1, mac2)) = macs(data) else { return count(&mut self.drops.malformed) };
-        let hash = mac1_hash(body);
-        let found = self.meshes.iter().find(|mesh| equal(&mac16(&mesh.own_mac1, &[&hash]), mac1));
+        let found = self.meshes.iter().find(|mesh| mac1_fits(&mesh.own_mac1, body, mac1));
         let Some(mesh) = found else { return count(&mut self.drops.mac1) };
         let major = data.get(1).copied().unwrap_or(0);
         let ours = self.config.versions;
@@ -96,11 +138,7 @@ impl Handshakes {
             return count(&mut self.drops.malformed);
         };
         if let Some(id) = self.by_mac1.get(mac1).copied() {
-            match self.halves.get(&id).map(|half| &half.stage) {
-                Some(Stage::Answered { .. }) => self.send(Out::Half(id, *path)),
-                _ => count(&mut self.drops.repeated),
-            }
-            return;
+            return self.repeated(id, path, data, mac2);
         }
         let covered = data.get(..data.len() - MAC).unwrap_or_default();
         let proven = *mac2 != [0; MAC] && self.cookies.proven(self.now, path, covered, mac2);
@@ -128,6 +166,9 @@ impl Handshakes {
             prologue: prologue(&mesh.id, &self.own, header),
         };
         let mesh = mesh.clone();
+        let token_key = self.ephemerals.array();
+        let mut origins = heapless::Vec::new();
+        let _ = origins.push(Origin { path: *path, waits: true });
         let id = HalfOpenId(self.next_half);
         self.next_half += 1;
         let work = Work::Read { seed: seed.clone(), message: message1.clone() };
@@ -138,7 +179,8 @@ impl Handshakes {
             HalfOpen {
                 expires: self.now + HALF_OPEN,
                 mesh,
-                path: *path,
+                origins,
+                token_key,
                 major,
                 mac1: *mac1,
                 remote,
@@ -149,6 +191,29 @@ impl Handshakes {
                 stage: Stage::Reading(ticket),
             },
         );
+    }
+
+    /// The same message 1 again: the initiator's repetition, or a copy from another place, before or
+    /// after the original. Whoever sent it gets one message 2 for it, which is never longer; the
+    /// initiator then shows which of them reached it.
+    fn repeated(&mut self, id: HalfOpenId, path: &Path, data: &[u8], mac2: &[u8; MAC]) {
+        let covered = data.get(..data.len() - MAC).unwrap_or_default();
+        let Some(half) = self.halves.get_mut(&id) else { return };
+        match half.stage {
+            Stage::Answered { .. } => {
+                half.note(path, false);
+                self.send(Out::Half(id, *path));
+            }
+            Stage::Silent => count(&mut self.drops.repeated),
+            _ => {
+                // Somebody may have copied a message with a cookie from elsewhere, before the original.
+                half.proven =
+                    half.proven || *mac2 != [0; MAC] && self.cookies.proven(self.now, path, covered, mac2);
+                if !half.note(path, true) {
+                    count(&mut self.drops.repeated);
+                }
+            }
+        }
     }
 
     fn demand_cookie(&mut self, path: &Path, key: &[u8; 32], major: u8, index: u32, mac1: &[u8; MAC]) {
@@ -201,11 +266,16 @@ impl Handshakes {
                 let (peer, incarnation) = (hello.entity, hello.incarnation);
                 let mac1 = make_mac1(&half.mesh.mac1(&peer), &message);
                 message.extend_from_slice(&mac1);
-                // Initiators demand no cookies.
+                // Where `write` puts the token of the path.
                 message.extend_from_slice(&[0; MAC]);
                 half.stage = Stage::Answered { message, accepted: accepted.map(|(index, _)| index) };
-                let (path, remote_index) = (half.path, half.remote);
-                self.send(Out::Half(id, path));
+                let remote_index = half.remote;
+                let waiting: heapless::Vec<Path, ORIGINS> = half
+                    .origins
+                    .iter_mut()
+                    .filter_map(|o| core::mem::take(&mut o.waits).then_some(o.path))
+                    .collect();
+                waiting.into_iter().for_each(|path| self.send(Out::Half(id, path)));
                 if let Some((local_index, association)) = accepted {
                     self.events.push_back(Event::Responded {
                         id,
@@ -215,7 +285,6 @@ impl Handshakes {
                         local_index,
                         remote_index,
                         association,
-                        path,
                     });
                 }
             }
@@ -226,8 +295,8 @@ impl Handshakes {
     /// Message 1 authenticated: who sent it, and may they?
     fn read_done(&mut self, id: HalfOpenId, hello: Hello, noise: Held) {
         let Some(half) = self.halves.get(&id) else { return };
-        let (path, major, remote, mac1, proven) =
-            (half.path, half.major, half.remote, half.mac1, half.proven);
+        let Some(path) = half.origin() else { return };
+        let (major, remote, mac1, proven) = (half.major, half.remote, half.mac1, half.proven);
         let (mesh, cookie_key) = (half.mesh.id, half.mesh.own_cookie);
         if hello.entity == self.own {
             count(&mut self.drops.identity);
@@ -254,8 +323,12 @@ impl Handshakes {
             // cannot push out what the entity itself began.
             let Some(oldest) = oldest.filter(|_| proven) else {
                 count(&mut self.drops.slots);
+                let origins: heapless::Vec<Path, ORIGINS> = half.origins.iter().map(|o| o.path).collect();
                 self.forget_half(id, false);
-                return self.demand_cookie(&path, &cookie_key, major, remote, &mac1);
+                for path in &origins {
+                    self.demand_cookie(path, &cookie_key, major, remote, &mac1);
+                }
+                return;
             };
             self.forget_half(oldest, true);
         }
@@ -284,6 +357,7 @@ impl Handshakes {
         self.tick(now);
         let full = self.jobs_full();
         let Some(half) = self.halves.get_mut(&id) else { return false };
+        let observed = half.origin().and_then(|path| path.udp_addr());
         let (Stage::Asking(noise), Some(hello)) = (&mut half.stage, &half.hello) else { return false };
         let (outcome, accepted) = match answer {
             Answer::Accept { local_index, association, resumed, limits }
@@ -316,7 +390,7 @@ impl Handshakes {
             incarnation: self.config.incarnation,
             index: accepted.map_or(0, |(index, _)| index),
             outcome,
-            observed: half.path.udp_addr(),
+            observed,
             tlvs: Vec::new(),
         };
         let work = Work::Answer {
@@ -335,13 +409,20 @@ impl Handshakes {
 
     /// The initiator's first packet opened under the keys of [`Event::Responded`]: its handshake
     /// number counts as used, and the half-open handshake is over. Other ids are ignored.
-    pub fn confirm(&mut self, id: HalfOpenId) {
-        let Some(half) = self.halves.get(&id) else { return };
+    ///
+    /// `from` is where that packet came from, `token` what it sent back of message 2. Answers the path
+    /// that this proves: the initiator takes message 2 only from where it dialled, so whoever only
+    /// copies cannot make another path the proven one. `None`: no path is proven.
+    pub fn confirm(&mut self, id: HalfOpenId, from: &Path, token: Option<PathToken>) -> Option<Path> {
+        let half = self.halves.get(&id)?;
         let (Stage::Answered { accepted: Some(_), .. }, Some(hello)) = (&half.stage, &half.hello) else {
-            return;
+            return None;
         };
+        let fits = |path: &Path| token.is_some_and(|token| equal(&half.token(path), &token));
+        let proven = core::iter::once(*from).chain(half.origins.iter().map(|o| o.path)).find(fits);
         let (entity, epoch, number) = (hello.entity, hello.incarnation.epoch, hello.number);
         self.confirmed.record(entity, epoch, number);
         self.forget_half(id, false);
+        proven
     }
 }

@@ -156,7 +156,7 @@ fn through(traced: bool) -> (Event, Event, Vec<Vec<u8>>) {
     a.handle_datagram(T0, &path(2), &m2);
     work(&mut a, T0, traced);
     let completed = a.poll_event().unwrap();
-    b.confirm(id);
+    let _ = b.confirm(id, &path(1), None);
     assert!(a.is_idle() && b.is_idle());
     assert_eq!((a.poll_timeout(), b.poll_timeout()), (None, None));
     (responded, completed, vec![m1, m2])
@@ -428,12 +428,16 @@ fn a_replay_does_nothing_after_and_repeats_the_answer_before() {
     let m1 = message1(&mut a, T0, 1, 2);
     let (id, m2) = respond(&mut b, T0, &path(1), &m1, 9);
     let _ = events(&mut b);
-    // The same bytes from elsewhere: the same answer, no job, no question.
+    // The same bytes from elsewhere: the same answer but for the path's token, no job, no question.
     b.handle_datagram(T0, &path(66), &m1);
     assert!(b.poll_job().is_none());
-    assert_eq!(sent(&mut b, T0), [(path(66), m2)]);
+    let again = sent(&mut b, T0);
+    let [(to, other)] = &again[..] else { panic!("{again:?}") };
+    let token = m2.len() - 16;
+    assert_eq!((*to, &other[..token]), (path(66), &m2[..token]));
+    assert_ne!(other[token..], m2[token..]);
     assert!(events(&mut b).is_empty());
-    b.confirm(id);
+    let _ = b.confirm(id, &path(1), None);
     b.handle_datagram(T0, &path(66), &m1);
     untouched(&mut b, T0);
     assert_eq!(b.drops().replay, 1);
@@ -447,6 +451,96 @@ fn a_replay_does_nothing_after_and_repeats_the_answer_before() {
     assert_eq!(b.drops().replay, 2);
 }
 
+/// A copy of message 1 arrives first, from another address, and the initiator's own while it is read.
+#[test]
+fn who_races_message_1_gets_one_answer_and_proves_nothing() {
+    let (mut a, mut b) = (node(1), node(2));
+    let m1 = message1(&mut a, T0, 1, 2);
+    let (copier, truth) = (path(66), path(1));
+    b.handle_datagram(T0, &copier, &m1);
+    b.handle_datagram(T0, &truth, &m1);
+    b.handle_datagram(T0, &truth, &m1);
+    work(&mut b, T0, false);
+    let id = asked(&mut b);
+    assert!(b.answer(T0, id, accept(9)));
+    let answers = sent(&mut b, T0);
+    let [(first, for_copier), (second, for_truth)] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!((*first, *second), (copier, truth));
+    assert!(for_truth.len() <= m1.len(), "no answer is longer than the question");
+    // The copier passes its answer on, and a copy of the other: neither comes from where was dialled.
+    for copy in [for_copier, for_truth] {
+        a.handle_datagram(T0, &path(99), copy);
+        assert!(a.poll_job().is_none());
+    }
+    assert_eq!(a.drops().unexpected, 2);
+    a.handle_datagram(T0, &path(2), for_truth);
+    work(&mut a, T0, false);
+    let Some(Event::Completed { token, path: p, .. }) = a.poll_event() else { panic!("completed") };
+    assert_eq!(p, path(2));
+    // The first data packet is raced as well: still the true path is the proven one.
+    assert_eq!(b.confirm(id, &copier, Some(token)), Some(truth));
+}
+
+#[test]
+fn a_path_is_proven_by_its_own_token_only() {
+    for (token, proven) in [(None, false), (Some([0; 8]), false), (Some([7; 8]), true)] {
+        let (mut a, mut b) = (node(1), node(2));
+        let m1 = message1(&mut a, T0, 1, 2);
+        let (id, m2) = respond(&mut b, T0, &path(1), &m1, 9);
+        let own: PathToken = m2[m2.len() - 16..][..8].try_into().unwrap();
+        let token = token.map(|t: PathToken| if t == [7; 8] { own } else { t });
+        assert_eq!(b.confirm(id, &path(1), token), proven.then_some(path(1)), "{token:?}");
+    }
+}
+
+/// More places than are remembered: every one gets an answer once there is one, the last four can be
+/// proven, and the initiator's own repetition counts again.
+#[test]
+fn many_copies_of_message_1_keep_the_initiator_out_for_one_repetition_at_most() {
+    let (mut a, mut b) = (node(1), node(2));
+    let m1 = message1(&mut a, T0, 1, 2);
+    b.handle_datagram(T0, &path(1), &m1);
+    for port in 60..64 {
+        b.handle_datagram(T0, &path(port), &m1);
+    }
+    assert_eq!(b.drops().repeated, 1, "who is displaced while it waits counts");
+    work(&mut b, T0, false);
+    let id = asked(&mut b);
+    assert!(b.answer(T0, id, accept(9)));
+    let to: Vec<Path> = sent(&mut b, T0).into_iter().map(|(to, _)| to).collect();
+    assert_eq!(to, (60..64).map(path).collect::<Vec<_>>());
+    b.handle_datagram(T0, &path(1), &m1);
+    let m2 = one(&mut b, T0);
+    let token: PathToken = m2[m2.len() - 16..][..8].try_into().unwrap();
+    assert_eq!(b.confirm(id, &path(60), Some(token)), Some(path(1)));
+}
+
+#[test]
+fn a_cookie_is_demanded_of_every_place_that_a_raced_message_came_from() {
+    let mut b = node(2);
+    let mut a = node(1);
+    for id in 1..3 {
+        let m1 = message1(&mut a, T0, id, 2);
+        let _ = respond(&mut b, T0, &path(1), &m1, id as u32);
+    }
+    let _ = events(&mut b);
+    let m1 = message1(&mut a, T0, 3, 2);
+    b.handle_datagram(T0, &path(66), &m1);
+    b.handle_datagram(T0, &path(1), &m1);
+    let replies = sent(&mut b, T0);
+    let to: Vec<Path> = replies.iter().map(|(to, _)| *to).collect();
+    assert_eq!(to, [path(66), path(1)]);
+    assert!(replies.iter().all(|(_, data)| data.len() == COOKIE_LEN));
+    // The initiator's own reply proves its path, although the copy of that message comes first again.
+    a.handle_datagram(T0, &path(2), &replies[1].1);
+    let again = one(&mut a, T0);
+    b.handle_datagram(T0, &path(66), &again);
+    b.handle_datagram(T0, &path(1), &again);
+    work(&mut b, T0, false);
+    let all = events(&mut b);
+    assert!(all.iter().any(|e| matches!(e, Event::Asked { .. })), "{all:?}");
+}
+
 #[test]
 fn unconfirmed_handshakes_expire_and_free_their_index() {
     let (mut a, mut b) = (node(1), node(2));
@@ -458,7 +552,7 @@ fn unconfirmed_handshakes_expire_and_free_their_index() {
     b.handle_timeout(at);
     assert_eq!(events(&mut b), [Event::Expired { id, local_index: 9 }]);
     assert!(b.is_idle());
-    b.confirm(id);
+    let _ = b.confirm(id, &path(1), None);
     assert!(!b.answer(at, id, accept(1)));
 }
 
@@ -579,7 +673,7 @@ fn rotation_add_switch_remove() {
         let m2 = one(b, T0);
         a.handle_datagram(T0, &path(2), &m2);
         work(a, T0, false);
-        b.confirm(half);
+        let _ = b.confirm(half, &path(1), None);
         let _ = events(b);
         matches!(a.poll_event(), Some(Event::Completed { .. }))
     };
@@ -834,7 +928,9 @@ proptest! {
     fn free_input_does_nothing(kind in 0u8..6, major in 0u8..3, rest in proptest::collection::vec(any::<u8>(), 0..1300)) {
         let mut data = vec![kind, major];
         data.extend(rest);
-        super::fuzz(&data);
+        let mut b = node(2);
+        b.handle_datagram(T0, &path(1), &data);
+        untouched(&mut b, T0);
     }
 
     #[test]
@@ -888,7 +984,7 @@ proptest! {
                 },
                 6 => match m[side].poll_event() {
                     Some(Event::Asked { id, .. }) => { let _ = m[side].answer(now, id, accept(n as u32)); }
-                    Some(Event::Responded { id, .. }) if n % 3 == 0 => m[side].confirm(id),
+                    Some(Event::Responded { id, .. }) if n % 3 == 0 => { let _ = m[side].confirm(id, &path(1), None); }
                     _ => {}
                 },
                 7 => m[side].cancel(DialId(n % 8)),

@@ -1,6 +1,7 @@
 //! Several planes as one.
 
 use super::{Effects, Job, Lane, LaneSpec};
+use crate::identity::EntityId;
 use crate::session::Peer;
 use crate::storage::{StoreOp, Ticket};
 
@@ -44,6 +45,10 @@ impl<'a> Scoped<'a> {
 }
 
 impl Effects for Scoped<'_> {
+    fn entity(&self, peer: Peer) -> Option<EntityId> {
+        self.fx.entity(peer)
+    }
+
     fn open(&mut self, peer: Peer, spec: &LaneSpec<'_>) -> Option<Lane> {
         self.fx.open(peer, &LaneSpec { kind: self.plane, ..*spec })
     }
@@ -291,6 +296,83 @@ macro_rules! planes {
                     $( $(#[cfg($($cfg)*)])* $kind => $crate::lane::Plane::admit(&self.$field, kind), )*
                     _ => Err($crate::lane::Refusal::UnknownKind(kind)),
                 }
+            }
+
+            // A port's number is its plane's kind.
+            const PORTS: usize = 64 - Self::ALL.leading_zeros() as usize;
+
+            fn port(command: &Self::Cmd) -> usize {
+                match *command {
+                    $( $(#[cfg($($cfg)*)])* $cmd::$ty(_) => $kind, )*
+                }
+            }
+
+            fn weight(command: &Self::Cmd) -> usize {
+                match *command {
+                    $( $(#[cfg($($cfg)*)])*
+                    $cmd::$ty(ref own) => <$ty as $crate::lane::Plane>::weight(own), )*
+                }
+            }
+
+            fn takes(&self, port: usize) -> bool {
+                match port {
+                    $( $(#[cfg($($cfg)*)])* $kind => $crate::lane::Plane::takes(&self.$field, 0), )*
+                    _ => true,
+                }
+            }
+
+            fn addressee(event: &Self::Event) -> Option<u64> {
+                match *event {
+                    $( $(#[cfg($($cfg)*)])*
+                    $event::$ty(ref own) => <$ty as $crate::lane::Plane>::addressee(own), )*
+                }
+            }
+        }
+
+        // By the plane's number, not by the variant's place, so that a trace reads in a build with other planes.
+        impl $crate::lane::serde::Serialize for $cmd {
+            fn serialize<S: $crate::lane::serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                match *self {
+                    $( $(#[cfg($($cfg)*)])*
+                    $cmd::$ty(ref own) => $crate::lane::serde::Serialize::serialize(&($kind as u8, own), to), )*
+                }
+            }
+        }
+
+        impl $crate::lane::serde::Serialize for $event {
+            fn serialize<S: $crate::lane::serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                match *self {
+                    $( $(#[cfg($($cfg)*)])*
+                    $event::$ty(ref own) => $crate::lane::serde::Serialize::serialize(&($kind as u8, own), to), )*
+                }
+            }
+        }
+
+        impl<'de> $crate::lane::serde::Deserialize<'de> for $cmd {
+            fn deserialize<D: $crate::lane::serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                struct Pair;
+                impl<'de> $crate::lane::serde::de::Visitor<'de> for Pair {
+                    type Value = $cmd;
+
+                    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                        f.write_str("the number of a plane, and a command to it")
+                    }
+
+                    fn visit_seq<A: $crate::lane::serde::de::SeqAccess<'de>>(
+                        self,
+                        mut from: A,
+                    ) -> Result<$cmd, A::Error> {
+                        use $crate::lane::serde::de::Error;
+                        let cut = || A::Error::custom("a command is cut off");
+                        let kind: u8 = from.next_element()?.ok_or_else(cut)?;
+                        match kind {
+                            $( $(#[cfg($($cfg)*)])*
+                            $kind => Ok($cmd::$ty(from.next_element()?.ok_or_else(cut)?)), )*
+                            _ => Err(A::Error::custom("no plane of this kind is built in")),
+                        }
+                    }
+                }
+                $crate::lane::serde::Deserializer::deserialize_tuple(from, 2, Pair)
             }
         }
     };

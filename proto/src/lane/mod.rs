@@ -9,18 +9,26 @@
 mod compose;
 #[cfg(any(test, feature = "testing"))]
 pub mod forge;
+mod job;
+mod none;
 #[cfg(test)]
 mod tests;
 
+use crate::identity::EntityId;
 use crate::session::Peer;
 use crate::storage::{StoreOp, StoreResult, Ticket};
 use crate::stream::Mode;
 use crate::time::{Instant, Reason, WallClock};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use crate::handshake::{Job, JobDone};
 pub use compose::{QUANTUM, Scoped, TICKET_BITS, owner, turn_from};
+pub use job::{Job, JobDone, Verdict, Verify};
+pub use none::{Never, NoPlanes};
+/// For the code that `planes!` makes.
+#[doc(hidden)]
+pub use serde;
 
 /// Longest head of a lane, in bytes. It travels in the label, where a byte takes up to two.
 pub const MAX_HEAD: usize = 127;
@@ -134,11 +142,14 @@ pub enum In<'a> {
 }
 
 /// A machine above the transport: pure, pulled, bounded.
+///
+/// The last five items say how applications reach it through a driver (`docs/PORTS.md`); a plane of one
+/// port that takes every command at once and answers no calls needs none of them.
 pub trait Plane {
-    /// What applications ask for.
-    type Cmd;
+    /// What applications ask for. Serialisable, because a trace holds it.
+    type Cmd: Serialize + DeserializeOwned;
     /// What it tells applications.
-    type Event;
+    type Event: Serialize;
 
     /// Something happened. Unknown handles and numbers are ignored.
     fn handle(&mut self, now: Instant, input: In<'_>);
@@ -163,10 +174,39 @@ pub trait Plane {
     ///
     /// [`Refusal`], which goes back to the opener.
     fn admit(&self, kind: u8) -> Result<(), Refusal>;
+
+    /// How many ports there are: queues of commands with their own bounds. A composition has one for each
+    /// plane, so that none waits for another.
+    const PORTS: usize = 1;
+
+    /// The port that a command comes through, below [`Self::PORTS`].
+    fn port(_command: &Self::Cmd) -> usize {
+        0
+    }
+
+    /// Bytes that a command holds beside its own size: what it costs in its port.
+    fn weight(_command: &Self::Cmd) -> usize {
+        0
+    }
+
+    /// Whether the plane takes commands of this port now. While not, they wait in the port, and their
+    /// callers with them. This is a plane's back-pressure, and what keeps its queues bounded.
+    fn takes(&self, _port: usize) -> bool {
+        true
+    }
+
+    /// The number of the call or subscription that an event is for; the command brought it. `None`: for
+    /// whoever reads the plane's events.
+    fn addressee(_event: &Self::Event) -> Option<u64> {
+        None
+    }
 }
 
 /// What a plane can do to the world while it drains.
 pub trait Effects {
+    /// Who a peer is, proven: the identity that planes key what outlives an association by. `None` if the
+    /// peer is gone.
+    fn entity(&self, peer: Peer) -> Option<EntityId>;
     /// Opens a lane; `None` if the peer is gone or there are too many.
     fn open(&mut self, peer: Peer, spec: &LaneSpec<'_>) -> Option<Lane>;
     /// Room for a message of up to `len` bytes. `None`: wait for [`In::Writable`], or, if the turn's

@@ -182,7 +182,7 @@ fn toys() -> Toys {
 }
 
 fn config() -> Config {
-    Config::new(|_| unreachable!("the toys start no jobs"))
+    Config::new(Job::run)
 }
 
 fn ms(n: u64) -> Instant {
@@ -198,6 +198,9 @@ struct Log {
 }
 
 impl Effects for Log {
+    fn entity(&self, _: Peer) -> Option<EntityId> {
+        None
+    }
     fn open(&mut self, _: Peer, spec: &LaneSpec<'_>) -> Option<Lane> {
         self.lanes += 1;
         Some(Lane::new(self.lanes, 0, spec.kind))
@@ -357,6 +360,19 @@ fn the_opener_learns_the_refusal() {
     net.run(ms(1_000));
     assert_eq!(net.plane(0).0.ended, [Ended::Refused(Refusal::UnknownKind(33))]);
     assert!(net.told.is_empty());
+}
+
+#[test]
+fn a_command_is_written_with_the_number_of_its_plane() {
+    let bytes = postcard::to_allocvec(&ToyCommand::Counter(true)).unwrap();
+    assert_eq!(bytes, [5, 1]);
+    assert!(matches!(postcard::from_bytes(&bytes), Ok(ToyCommand::Counter(true))));
+    assert!(postcard::from_bytes::<ToyCommand>(&[9, 1]).is_err(), "no such plane");
+    assert!(postcard::from_bytes::<ToyCommand>(&[5]).is_err(), "cut off");
+    assert_eq!(postcard::to_allocvec(&ToyEvent::Echo(7)).unwrap(), [1, 7]);
+    // Each plane has a port of its own, which is its number.
+    assert_eq!((Toys::PORTS, Toys::port(&ToyCommand::Counter(true))), (6, 5));
+    assert!(toys().takes(5) && toys().takes(0));
 }
 
 proptest! {

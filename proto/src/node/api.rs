@@ -13,9 +13,10 @@ use crate::storage::Ticket;
 use crate::stream::{self, Mode, StreamId};
 use crate::time::{Duration, WallClock};
 
-pub use crate::handshake::{Job, JobDone};
 pub use crate::session::{Batch as Transmit, DownReason, Violation};
 pub use crate::stream::MAX_LABEL;
+
+use super::job::JobDone;
 
 /// Everything that can happen to a node. One value per step; recorded, it replays.
 #[derive(Debug, Serialize)]
@@ -315,6 +316,10 @@ pub enum DialError {
     /// The peer's policy refused us.
     #[error("the peer refused the connection with code {0}")]
     Refused(u16),
+    /// The peer is proven and accepted, but what it says about its limits cannot be decoded: it runs
+    /// something that breaks the protocol.
+    #[error("the peer's answer cannot be understood: it does not keep to the protocol")]
+    BadAnswer,
     /// The id is not a valid key, or it is our own.
     #[error("the entity id cannot be dialled")]
     BadEntity,

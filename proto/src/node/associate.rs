@@ -13,7 +13,7 @@ use crate::handshake::{
 use crate::identity::{EntityId, Incarnation};
 use crate::path::Path;
 use crate::session::aead::TAG;
-use crate::session::{HEADER, NewEpoch, Peer, Session, SessionInit};
+use crate::session::{HEADER, NewEpoch, Peer, Session, SessionInit, leading_response};
 use crate::stream::Limits;
 use crate::time::Instant;
 
@@ -54,8 +54,6 @@ struct Associated {
 struct Answered {
     secrets: Secrets,
     remote_index: u32,
-    /// Where message 2 went.
-    path: Path,
 }
 
 /// What message 1 says about the association, packed into one number.
@@ -213,9 +211,9 @@ impl Node {
                         self.forget_half_open(id);
                     }
                 }
-                Handshake::Responded { id, secrets, remote_index, path, .. } => {
+                Handshake::Responded { id, secrets, remote_index, .. } => {
                     if let Some(half) = self.half_open.get_mut(&id) {
-                        half.answered = Some(Answered { secrets, remote_index, path });
+                        half.answered = Some(Answered { secrets, remote_index });
                     }
                 }
                 Handshake::Expired { id, .. } => self.forget_half_open(id),
@@ -229,9 +227,10 @@ impl Node {
                     association,
                     limits,
                     path,
+                    token,
                     ..
                 } => {
-                    let epoch = NewEpoch { secrets, local_index, remote_index, initiated: true };
+                    let epoch = NewEpoch { secrets, local_index, remote_index, token: Some(token) };
                     self.completed(
                         now,
                         Associated { peer, incarnation, life: association >> 1, path, validated: true },
@@ -312,18 +311,23 @@ impl Node {
             self.stats.drops.forged += 1;
             return None;
         }
+        let token = leading_response(payload);
         let half = self.half_open.remove(&id)?;
-        self.handshakes.confirm(id);
+        let proven = self.handshakes.confirm(id, &path, token);
         let answered = half.answered?;
         let epoch = NewEpoch {
             secrets: answered.secrets,
             local_index: index,
             remote_index: answered.remote_index,
-            initiated: false,
+            token: None,
         };
         let known = self.any_session(&half.peer).map(|s| (s.incarnation, s.life));
         if known == Some((half.incarnation, half.life)) {
-            return self.join(now, half.peer, epoch);
+            let slot = self.join(now, half.peer, epoch)?;
+            if let (Some(path), Some(session)) = (proven, self.slots[slot as usize].session.as_deref_mut()) {
+                session.proven_at(now, path);
+            }
+            return Some(slot);
         }
         // Meanwhile a later association took its place, or the one to resume ended.
         let stale = match known {
@@ -338,9 +342,10 @@ impl Node {
             return None;
         }
         let HalfOpen { peer, incarnation, life, limits, .. } = half;
-        // The path of this packet: message 1 may have been somebody's copy. That the peer is there is
-        // proven only if message 2 went there; otherwise it is challenged first.
-        let validated = path == answered.path;
+        // This packet and message 1 may have been somebody's copies. The peer says which message 2 reached
+        // it; without that word its path is where this packet came from, and is challenged first.
+        let validated = proven.is_some();
+        let path = proven.unwrap_or(path);
         self.begin(now, Associated { peer, incarnation, life, path, validated }, limits, epoch)
     }
 
@@ -352,7 +357,12 @@ impl Node {
             return;
         };
         let Ok(limits) = Limits::decode_exact(limits) else {
-            self.drop_dial(dial, DialError::TimedOut(self.config.dial_timeout));
+            self.drop_dial(dial, DialError::BadAnswer);
+            if let Some(slot) = self.by_entity.get(&with.peer).copied()
+                && let Some(session) = self.slots[slot as usize].session.as_deref_mut()
+            {
+                session.dial_failed(now);
+            }
             return;
         };
         let known = self.any_session(&with.peer).map(|s| (s.incarnation, s.life));
@@ -434,7 +444,7 @@ impl Node {
             path,
             validated,
         };
-        let initiated = epoch.initiated;
+        let initiated = epoch.initiated();
         self.indices.retarget(epoch.local_index, Target::Session(slot));
         let mut session =
             Box::new(Session::new(now, self.session_config.clone(), init, self.entropy.split("session")));

@@ -11,8 +11,11 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{Command, DownReason, Event, Input, Job, JobDone, Node, RESERVED, StreamError, Taken, Transmit};
-use crate::lane::{Effects, Ended, Gone, In, Lane, LaneSpec, MAX_HEAD, Plane, Refusal};
+use super::{
+    Command, DownReason, Event, Input, Job, JobDone, Node, NodeStats, RESERVED, StreamError, Taken, Transmit,
+};
+use crate::identity::EntityId;
+use crate::lane::{self, Effects, Ended, Gone, In, Lane, LaneSpec, MAX_HEAD, Plane, Refusal};
 use crate::session::Peer;
 use crate::storage::{StoreOp, StoreResult, Ticket};
 use crate::stream::{Messages, Mode, StreamId, charge, frame_message};
@@ -83,6 +86,8 @@ struct State {
     flushes: VecDeque<u64>,
     asked: u64,
     acked: u64,
+    /// What `acked` has to reach before a shutdown says goodbye.
+    goal: u64,
     /// The plane knows nothing of it (any more): it closed the lane, was told its end, or refused it.
     hidden: bool,
     /// How the peer ended: the code of its STOP, and what became of its sending direction.
@@ -120,6 +125,7 @@ impl Lanes {
             flushes: VecDeque::new(),
             asked: 0,
             acked: 0,
+            goal: 0,
             hidden: false,
             stopped: None,
             sent: None,
@@ -183,10 +189,15 @@ struct Fx<'a> {
     reserved: Option<(Lane, usize)>,
     staged: &'a mut Vec<u32>,
     stores: &'a mut VecDeque<(Ticket, StoreOp)>,
-    jobs: &'a mut VecDeque<(Ticket, Job)>,
+    jobs: &'a mut VecDeque<(Ticket, lane::Job)>,
+    committed: &'a mut u64,
 }
 
 impl Effects for Fx<'_> {
+    fn entity(&self, peer: Peer) -> Option<EntityId> {
+        self.node.entity(peer)
+    }
+
     fn open(&mut self, peer: Peer, spec: &LaneSpec<'_>) -> Option<Lane> {
         let fits = spec.head.len() <= MAX_HEAD && (1..64).contains(&spec.kind);
         if !fits || self.lanes.count() >= MAX_LANES {
@@ -228,6 +239,7 @@ impl Effects for Fx<'_> {
         frame_message(&mut s.stage, message);
         s.queued += charge(message.len());
         s.next += 1;
+        *self.committed += 1;
         s.next - 1
     }
 
@@ -245,7 +257,7 @@ impl Effects for Fx<'_> {
         self.stores.push_back((ticket, op));
     }
 
-    fn job(&mut self, ticket: Ticket, job: Job) {
+    fn job(&mut self, ticket: Ticket, job: lane::Job) {
         self.jobs.push_back((ticket, job));
     }
 }
@@ -263,7 +275,11 @@ pub struct Host<P: Plane> {
     room: Vec<u8>,
     spare: Vec<u8>,
     stores: VecDeque<(Ticket, StoreOp)>,
-    jobs: VecDeque<(Ticket, Job)>,
+    jobs: VecDeque<(Ticket, lane::Job)>,
+    /// Lanes of peers that no plane took.
+    refused: u64,
+    /// Messages that the plane committed, ever.
+    committed: u64,
     now: Instant,
 }
 
@@ -283,6 +299,8 @@ impl<P: Plane> Host<P> {
             spare: Vec::new(),
             stores: VecDeque::new(),
             jobs: VecDeque::new(),
+            refused: 0,
+            committed: 0,
             now,
         }
     }
@@ -311,6 +329,7 @@ impl<P: Plane> Host<P> {
                 self.node.handle(now, Input::Wall(wall));
                 self.give(In::Wall(wall));
             }
+            Input::Job(ticket, JobDone::Plane(done)) => self.give(In::Job(ticket, done)),
             Input::Timeout => {
                 self.node.handle(now, Input::Timeout);
                 if self.plane.poll_timeout().is_some_and(|(at, _)| at <= now) {
@@ -323,25 +342,28 @@ impl<P: Plane> Host<P> {
         self.turn();
     }
 
-    /// The application asks the plane.
+    /// The application asks the plane. Several commands and then one [`Self::drain`] share datagrams.
     pub fn command(&mut self, now: Instant, command: P::Cmd) {
         let now = self.clock(now);
         self.plane.command(now, command);
         self.dirty = true;
+    }
+
+    /// Has the plane act on its commands.
+    pub fn drain(&mut self, now: Instant) {
+        self.clock(now);
         self.turn();
+    }
+
+    /// See [`Plane::takes`].
+    pub fn takes(&self, port: usize) -> bool {
+        self.plane.takes(port)
     }
 
     /// An operation of [`Self::poll_store`] is done.
     pub fn handle_stored(&mut self, now: Instant, ticket: Ticket, result: StoreResult) {
         self.clock(now);
         self.give(In::Stored(ticket, result));
-        self.turn();
-    }
-
-    /// A computation of [`Self::poll_plane_job`] is done.
-    pub fn handle_plane_job(&mut self, now: Instant, ticket: Ticket, done: JobDone) {
-        self.clock(now);
-        self.give(In::Job(ticket, done));
         self.turn();
     }
 
@@ -367,14 +389,11 @@ impl<P: Plane> Host<P> {
         self.plane.poll_event()
     }
 
-    /// See [`Node::poll_job`].
+    /// The next computation of the node or the plane; its result comes back as [`Input::Job`].
     pub fn poll_job(&mut self) -> Option<(Ticket, Job)> {
-        self.node.poll_job()
-    }
-
-    /// The plane's next computation; its result goes to [`Self::handle_plane_job`].
-    pub fn poll_plane_job(&mut self) -> Option<(Ticket, Job)> {
-        self.jobs.pop_front()
+        // The node's first: a handshake waits for it.
+        let plane = |(ticket, job)| (ticket, Job::Plane(job));
+        self.node.poll_job().or_else(|| self.jobs.pop_front().map(plane))
     }
 
     /// The plane's next storage operation; its result goes to [`Self::handle_stored`].
@@ -413,6 +432,27 @@ impl<P: Plane> Host<P> {
     pub fn ceiling(&self) -> u64 {
         let table = self.lanes.slots.len() * (size_of::<(u32, Option<State>)>() + 128);
         self.node.ceiling().saturating_add(self.plane.ceiling()).saturating_add(table as u64)
+    }
+
+    /// Counters of the node, and of the lanes on it.
+    pub fn stats(&self) -> NodeStats {
+        NodeStats { lanes_refused: self.refused, ..self.node.stats() }
+    }
+
+    /// Messages that the plane committed to lanes, ever. They are part of [`Node::ledger`].
+    pub const fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// Notes what lanes have committed by now; [`Self::lanes_pending`] tells when it is acknowledged.
+    pub fn mark_lanes(&mut self) {
+        self.lanes.slots.iter_mut().filter_map(|(_, s)| s.as_mut()).for_each(|s| s.goal = s.next);
+    }
+
+    /// Whether something that was committed before [`Self::mark_lanes`] may still be acknowledged.
+    pub fn lanes_pending(&self) -> bool {
+        let mut live = self.lanes.slots.iter().filter_map(|(_, s)| s.as_ref());
+        live.any(|s| s.acked < s.goal && s.stopped.is_none())
     }
 
     /// A clock that steps back is the driver's bug; the host stays where it was.
@@ -469,6 +509,7 @@ impl<P: Plane> Host<P> {
                 staged: &mut self.staged,
                 stores: &mut self.stores,
                 jobs: &mut self.jobs,
+                committed: &mut self.committed,
             };
             self.plane.drain(&mut fx);
             for slot in self.staged.drain(..) {
@@ -574,6 +615,7 @@ impl<P: Plane> Host<P> {
             Ok(head) => return self.give(In::Opened(peer, lane, &head)),
             Err(refusal) => refusal,
         };
+        self.refused += 1;
         let (why, number) = match refusal {
             Refusal::UnknownKind(kind) => (refusal::UNKNOWN_KIND, u16::from(kind)),
             Refusal::Full => (refusal::FULL, 0),

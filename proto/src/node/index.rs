@@ -8,12 +8,42 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::entropy::Entropy;
-use crate::handshake::HalfOpenId;
+use crate::handshake::{COOKIE_REPLY, HEADER2, HalfOpenId, MESSAGE2, VERSIONS_REPLY};
+use crate::session::{DATA, parse_header};
 
 /// Most indices at once.
 pub const MAX_INDICES: usize = 1 << 16;
 /// Slots that rest before one of them is reused.
 const RESTING: usize = 64;
+
+/// Which shard of a socket address a datagram is for, as far as its clear bytes tell. The rules are
+/// in `docs/SCALING.md`; every shard has another number in [`Config::shard`](super::Config::shard).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steer {
+    /// The shard of this number gave out the index in the datagram. Without such a shard: drop it.
+    Shard(u8),
+    /// The shard that an association with the sender's address lives in; without one, the shard that
+    /// a hash of the address picks.
+    Address,
+    /// Every shard: the one that asked believes it, the others drop it.
+    Every,
+}
+
+/// Where a dispatcher in front of several shards hands a datagram to. Looks at the first ten bytes
+/// only and believes nothing: a forged index costs its shard one failed look-up.
+pub fn steer(datagram: &[u8]) -> Steer {
+    let index = |at: usize| datagram.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    let shard = |index: u32| Steer::Shard((index >> 24) as u8);
+    match datagram.first() {
+        Some(&DATA) => parse_header(datagram).map(|(index, _)| shard(index)),
+        Some(&MESSAGE2) => index(HEADER2 - 4).map(shard),
+        Some(&COOKIE_REPLY) => index(2).map(shard),
+        Some(&VERSIONS_REPLY) => Some(Steer::Every),
+        // Message 1 names no index of ours. What is no datagram of ours is counted by somebody.
+        _ => None,
+    }
+    .unwrap_or(Steer::Address)
+}
 
 /// What an index leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +184,31 @@ mod tests {
             assert!(table.allocate(Target::Dial).is_some());
         }
         assert_eq!(table.allocate(Target::Dial), None);
+    }
+
+    #[test]
+    fn datagrams_are_steered_by_the_index_in_them() {
+        let with = |kind: u8, before: usize, index: u32, after: usize| {
+            let mut datagram = alloc::vec![0xee; before];
+            datagram[0] = kind;
+            datagram.extend_from_slice(&index.to_le_bytes());
+            datagram.resize(datagram.len() + after, 0xee);
+            datagram
+        };
+        for shard in [0, 1, 7, 255] {
+            let index = u32::from(shard) << 24 | 0x00ab_cdef;
+            // docs/protocol: data packets, message 2, cookie reply.
+            for datagram in [with(5, 1, index, 24), with(2, 6, index, 80), with(3, 2, index, 56)] {
+                assert_eq!(steer(&datagram), Steer::Shard(shard));
+                // Every shorter one has an answer too.
+                (0..datagram.len()).for_each(|len| _ = steer(&datagram[..len]));
+            }
+        }
+        assert_eq!(steer(&with(1, 2, 5 << 24, 506)), Steer::Address, "the index in it is the sender's");
+        assert_eq!(steer(&with(4, 4, 5 << 24, 28)), Steer::Every);
+        for noise in [&[][..], &[0], &[9; 40], &[5, 1, 2, 3], &[2; 9], &[3; 5]] {
+            assert_eq!(steer(noise), Steer::Address, "{noise:?}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod boot;
 mod config;
 mod host;
 mod index;
+mod job;
 mod lives;
 mod stats;
 #[cfg(test)]
@@ -23,11 +24,12 @@ mod trace;
 pub use crate::session::PeerStats;
 pub use crate::stream::{StreamStats, Taken};
 pub use api::{
-    Command, DialError, DownReason, Event, Input, Job, JobDone, Lost, MAX_LABEL, StreamError, Transmit,
-    Violation,
+    Command, DialError, DownReason, Event, Input, Lost, MAX_LABEL, StreamError, Transmit, Violation,
 };
 pub use config::{AcceptPolicy, Config, ConfigError};
 pub use host::{Host, MAX_LANES, OWN_ID};
+pub use index::{Steer, steer};
+pub use job::{Job, JobDone};
 pub use stats::{Drops, NodeStats};
 pub use trace::{Output, Step};
 
@@ -143,10 +145,12 @@ impl Node {
         match input {
             Input::Datagram { path, ecn, data } => self.handle_datagram(now, path, ecn, data),
             Input::Timeout => self.handle_timeout(now),
-            Input::Job(ticket, done) => {
+            Input::Job(ticket, JobDone::Handshake(done)) => {
                 self.handshakes.handle_job(now, ticket, done);
                 self.drain_handshakes(now);
             }
+            // A plane's; a node alone has none.
+            Input::Job(_, JobDone::Plane(_)) => {}
             Input::Wall(wall) => self.wall = Some(wall),
             Input::Command(command) => self.handle_command(now, command),
         }
@@ -451,7 +455,7 @@ impl Node {
 
     /// The next heavy computation; its result comes back as [`Input::Job`].
     pub fn poll_job(&mut self) -> Option<(Ticket, Job)> {
-        self.handshakes.poll_job()
+        self.handshakes.poll_job().map(|(ticket, job)| (ticket, Job::Handshake(job)))
     }
 
     /// When to call [`Node::handle`] with [`Input::Timeout`], and why. While output is queued that can

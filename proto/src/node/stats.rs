@@ -30,6 +30,9 @@ pub struct NodeStats {
     pub lost: Lost,
     /// Chunks sent to streams that were gone; their ports had been told.
     pub sends_to_nobody: u64,
+    /// Lanes that a peer opened and no plane here took: of an unknown kind, forged, too many, or refused by
+    /// the plane. The opener was told why.
+    pub lanes_refused: u64,
     /// Meshes that did not fit.
     pub refused_meshes: u64,
 }

@@ -624,10 +624,20 @@ fn a_flush_after_finish_waits_for_the_end_to_arrive() {
     assert!(net.events[1].iter().any(|e| matches!(e, Event::Finished { .. })));
 }
 
-#[test]
-fn a_first_packet_from_elsewhere_is_challenged_before_it_is_believed() {
+/// The address that node 0's packets seem to come from once it has the keys, where nobody hears; and
+/// what node 1 sent there.
+fn first_packet_from_elsewhere(with_token: bool) -> (core::net::SocketAddr, u64, u64) {
     let mut net = Net::new(2);
     net.dial(0, 1, 1);
+    while !net.wire.values().any(|(to, _, _, data)| *to == 0 && data[0] == 2) {
+        assert!(net.step(net.now + Duration::from_secs(1)));
+    }
+    if !with_token {
+        for (.., data) in net.wire.values_mut() {
+            let at = data.len() - 16;
+            data[at..].fill(0);
+        }
+    }
     // Message 1 and message 2 pass; then node 0's packets come from another address, where nobody hears.
     while net.nodes[0].peers().count() == 0 {
         assert!(net.step(net.now + Duration::from_secs(1)));
@@ -638,11 +648,56 @@ fn a_first_packet_from_elsewhere_is_challenged_before_it_is_believed() {
     let peer = net.peer(1, 0);
     let stream = net.open(1, peer, "s", Mode::Reliable);
     let heard: u64 = net.nodes[1].peer_stats(peer).unwrap().bytes_received;
-    let before = net.nodes[1].stats().bytes_sent;
     net.send(1, peer, stream, &messages(1_000, 1_000));
     net.addrs[0] = elsewhere;
-    net.fault = Box::new(|_, from, _| if from == 0 { vec![] } else { vec![MS * 5] });
+    // What goes there stays on the wire, to be counted; nobody is at the true address any more.
+    net.fault = Box::new(|_, from, _| if from == 0 { vec![] } else { vec![MS * 10_000] });
     net.run(MS * 200);
-    let sent = net.nodes[1].stats().bytes_sent - before;
+    let sent = net.wire.values().map(|(.., data)| data.len() as u64).sum();
+    (net.nodes[1].peer_stats(peer).unwrap().path.udp_addr().unwrap(), sent, heard)
+}
+
+#[test]
+fn a_first_packet_from_elsewhere_is_challenged_before_it_is_believed() {
+    let (path, sent, heard) = first_packet_from_elsewhere(false);
+    assert_eq!(path, "10.0.66.6:6".parse().unwrap());
     assert!(sent <= heard, "{sent} bytes to an address that sent {heard}");
+}
+
+#[test]
+fn the_first_path_is_the_one_whose_message_2_arrived() {
+    let (path, sent, heard) = first_packet_from_elsewhere(true);
+    assert_eq!(path, addr(0));
+    assert!(sent <= heard, "{sent} bytes to an address that sent {heard}");
+}
+
+#[test]
+fn limits_that_cannot_be_decoded_are_a_bad_answer() {
+    let mut net = Net::new(2);
+    net.dial(0, 1, 4);
+    let Some((_, from, _, message1)) = net.wire.values().next().cloned() else { panic!("message 1") };
+    // In the place of node 1, a handshake machine with its identity and an answer of its own.
+    let Config { identity, meshes, incarnation, .. } = config(1, 1);
+    let settings = handshake::Config::new(identity, incarnation, meshes);
+    let mut other = Handshakes::new(settings, Entropy::new(&[1; 32], "other"), net.now);
+    let from = Path::udp(from);
+    other.handle_datagram(net.now, &from, &message1);
+    let mut buf = [0; 1200];
+    let len = loop {
+        while let Some((ticket, job)) = other.poll_job() {
+            other.handle_job(net.now, ticket, job.run());
+        }
+        if let Some(handshake::Event::Asked { id, resume, .. }) = other.poll_event() {
+            let association = resume.unwrap() | 1;
+            let limits = vec![0xff; 3];
+            let answer = handshake::Answer::Accept { local_index: 7, association, resumed: false, limits };
+            assert!(other.answer(net.now, id, answer));
+        } else if let Some((_, len)) = other.poll_transmit(net.now, &mut buf) {
+            break len;
+        }
+    };
+    let path = Path::udp(addr(1));
+    net.input(0, Input::Datagram { path, ecn: Ecn::NotEct, data: &mut buf[..len] });
+    net.settle(0);
+    assert_eq!(net.events[0], [Event::DialFailed { dial: 4, error: DialError::BadAnswer }]);
 }

@@ -1,20 +1,21 @@
-//! A node's inputs as owned values, so that they can be stored, and a node can live them again.
+//! A core's inputs as owned values, so that they can be stored, and a core can live them again.
 //!
-//! Everything that changes a node is in here: the inputs proper, and the two calls that take output
-//! and thereby move it on. Replaying the steps of a record into a node with the same configuration
-//! and seed gives the same outputs.
+//! Everything that changes a node, or a host with its planes, is in here: the inputs proper, and the
+//! calls that take output and thereby move it on. Replaying the steps of a record into a core with the
+//! same configuration and seed gives the same outputs.
 
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Event, Input, JobDone, Node};
+use super::{Command, Event, Host, Input, Job, JobDone, Node};
+use crate::lane::Plane;
 use crate::path::{Ecn, Path};
 use crate::session::Peer;
-use crate::storage::Ticket;
+use crate::storage::{StoreResult, Ticket};
 use crate::stream::StreamId;
 use crate::time::{Instant, WallClock};
 
-/// One step of a node's life.
+/// One step of a core's life. A node without planes ignores those that are about planes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Step {
@@ -41,6 +42,28 @@ pub enum Step {
     Take(Peer, StreamId),
     /// [`Node::poll_job`].
     Jobs,
+    /// [`Host::command`] with these bytes; see [`Step::plane`].
+    Plane(Vec<u8>),
+    /// [`Host::drain`].
+    Drain,
+    /// [`Host::handle_stored`].
+    Stored(Ticket, StoreResult),
+    /// [`Host::poll_store`].
+    Store,
+    /// [`Host::poll_plane_event`].
+    Told,
+}
+
+impl Step {
+    /// A command to a plane. It is kept as bytes, so that a step has one type whatever the planes are.
+    pub fn plane<P: Plane>(command: &P::Cmd) -> Self {
+        Self::Plane(encoded(command))
+    }
+}
+
+/// What cannot be encoded leaves nothing, and the replay differs there.
+fn encoded(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_allocvec(value).unwrap_or_default()
 }
 
 impl From<&Input<'_>> for Step {
@@ -73,6 +96,80 @@ impl Output {
         let mut first = [0; 8];
         first.copy_from_slice(&hash.as_bytes()[..8]);
         self.bytes = self.bytes.rotate_left(1) ^ u64::from_le_bytes(first);
+    }
+
+    /// Adds a job that left, if it is a plane's; a handshake's follows from the input before it.
+    pub fn add_job(&mut self, ticket: Ticket, job: &Job) {
+        if let Job::Plane(job) = job {
+            self.add_value(&(ticket, job));
+        }
+    }
+
+    /// Adds a value that left: a storage operation, or what a plane tells.
+    pub fn add_value(&mut self, value: &impl Serialize) {
+        self.add(&encoded(value));
+    }
+}
+
+impl<P: Plane> Host<P> {
+    /// Lives one recorded step and tells what came of it, as [`Node::replay`] does.
+    pub fn replay(&mut self, at: Instant, step: Step) -> Output {
+        let mut output = Output::default();
+        match step {
+            Step::Datagram { path, ecn, mut data } => {
+                self.handle(at, Input::Datagram { path, ecn, data: &mut data });
+            }
+            Step::Timeout => self.handle(at, Input::Timeout),
+            Step::Job(ticket, done) => self.handle(at, Input::Job(ticket, done)),
+            Step::Wall(wall) => self.handle(at, Input::Wall(wall)),
+            Step::Command(command) => self.handle(at, Input::Command(command)),
+            // A command that this build does not know is left out, and what it did is missed.
+            Step::Plane(bytes) => {
+                if let Ok(command) = postcard::from_bytes(&bytes) {
+                    self.command(at, command);
+                }
+            }
+            Step::Drain => self.drain(at),
+            Step::Stored(ticket, result) => self.handle_stored(at, ticket, result),
+            Step::Transmit(room) => {
+                let mut buf = alloc::vec![0; room];
+                if let Some(t) = self.poll_transmit(at, &mut buf) {
+                    output.add(&buf[..t.len]);
+                }
+            }
+            Step::Take(peer, stream) => {
+                if let Some(taken) = self.take(peer, stream, Vec::new()) {
+                    output.add(&taken.chunk);
+                }
+            }
+            Step::Jobs => {
+                if let Some((ticket, job)) = self.poll_job() {
+                    output.add_job(ticket, &job);
+                }
+            }
+            Step::Store => {
+                if let Some(store) = self.poll_store() {
+                    output.add_value(&store);
+                }
+            }
+            Step::Told => {
+                if let Some(event) = self.poll_plane_event() {
+                    output.add_value(&event);
+                }
+            }
+        }
+        while let Some(event) = self.poll_event() {
+            output.events.push(event);
+        }
+        output
+    }
+
+    /// A hash of the counters: what an input did that brought nothing out, such as a datagram that was
+    /// dropped, shows in it at once.
+    pub fn fingerprint(&self) -> u64 {
+        let mut output = Output::default();
+        output.add_value(&(self.stats(), self.committed()));
+        output.bytes
     }
 }
 
@@ -115,6 +212,7 @@ impl Node {
             Step::Jobs => {
                 let _ = self.poll_job();
             }
+            Step::Plane(_) | Step::Drain | Step::Stored(..) | Step::Store | Step::Told => {}
         }
         while let Some(event) = self.poll_event() {
             output.events.push(event);

@@ -56,6 +56,9 @@ pub enum PathFrame {
     Challenge([u8; 8]),
     /// Sends the bytes of a challenge back, on the path that it came on.
     Response([u8; 8]),
+    /// The same, and says that the challenge came over the path that this side sends on. Somebody who
+    /// copies packets from another address cannot bring this about for his own.
+    Confirm([u8; 8]),
     /// This side sends on this path from now on, and asks the peer to do the same. The number
     /// rises with every wish, so that a late frame does not undo a newer one.
     Migrate(u64),
@@ -102,7 +105,12 @@ pub struct PathState {
     heard: Instant,
     rested: Instant,
     challenge: Option<Challenge>,
-    response: Option<[u8; 8]>,
+    /// What is to be answered, and whether the challenge came over the path in use.
+    response: Option<([u8; 8], bool)>,
+    /// The last challenge that was answered: the better answer to it may come second.
+    proof: Option<[u8; 8]>,
+    /// The peer said that it uses this path, or this side chose it.
+    confirmed: bool,
     /// It answered in the present round.
     answered: bool,
     /// The peer asked for it.
@@ -137,6 +145,8 @@ impl PathState {
             rested: now,
             challenge: None,
             response: None,
+            proof: None,
+            confirmed: false,
             answered: false,
             wanted: false,
             ours: false,
@@ -148,6 +158,15 @@ impl PathState {
     /// and the most that a probe-timeout packet should have.
     pub fn base_size(&self) -> u16 {
         self.search.base()
+    }
+
+    /// A packet came from there.
+    fn hear(&mut self, now: Instant, from: &Path, bytes: usize) {
+        self.received = self.received.saturating_add(bytes as u64);
+        self.heard = now;
+        if self.path.local.is_none() && from.local.is_some() {
+            self.seen_local = from.local;
+        }
     }
 
     fn matches(&self, path: &Path) -> bool {
@@ -209,8 +228,8 @@ impl PathState {
         if !self.may_send(MIN_PACKET) {
             return None;
         }
-        if let Some(data) = self.response.take() {
-            return Some(PathFrame::Response(data));
+        if let Some((data, in_use)) = self.response.take() {
+            return Some(if in_use { PathFrame::Confirm(data) } else { PathFrame::Response(data) });
         }
         let c = self.challenge.as_mut().filter(|c| c.pending)?;
         c.pending = false;
@@ -247,6 +266,8 @@ pub struct Paths {
     active: PathState,
     candidates: Vec<PathState, MAX_CANDIDATES>,
     next: u32,
+    /// Where the packet with the highest counter came from first.
+    latest: PathId,
     /// Candidates are on trial against the active path.
     round: Option<Round>,
     /// A path that is known already starts no round before this.
@@ -263,6 +284,8 @@ pub struct Paths {
 struct Round {
     /// A candidate answered; the switch comes then unless the active path answers too.
     switch_at: Option<Instant>,
+    /// The others got time once already.
+    waited: bool,
 }
 
 impl Paths {
@@ -271,6 +294,7 @@ impl Paths {
     pub fn new(config: &Config, now: Instant, first: Path, validated: bool, mut entropy: Entropy) -> Self {
         let mut active = PathState::new(PathId(0), first, config, now);
         active.validated = validated;
+        active.confirmed = validated;
         if !validated {
             active.ask(&mut entropy, now, INITIAL_PTO * 3);
         }
@@ -282,6 +306,7 @@ impl Paths {
             active,
             candidates: Vec::new(),
             next: 1,
+            latest: PathId(0),
             round: None,
             next_round: now,
             peer_wish: None,
@@ -333,15 +358,11 @@ impl Paths {
             None if highest => self.admit(now, from)?,
             None => return None,
         };
-        let slot = self.slot(id)?;
-        slot.received = slot.received.saturating_add(bytes as u64);
-        slot.heard = now;
-        if slot.path.local.is_none() && from.local.is_some() {
-            slot.seen_local = from.local;
-        }
+        self.slot(id)?.hear(now, &from, bytes);
         if !highest {
             return Some(id);
         }
+        self.latest = id;
         if id == self.active.id {
             self.incumbent_lives(now);
             if !self.active.validated && now >= self.next_round {
@@ -354,25 +375,90 @@ impl Paths {
         Some(id)
     }
 
+    /// Whether a packet from `from` that was seen before is worth opening all the same. Somebody who
+    /// delivers copies first makes every original a replay, and then a path that the peer moved to shows
+    /// in nothing else. Not while first copies come over the path in use and the peer confirmed it.
+    pub fn wants_copy(&self, now: Instant, from: &Path) -> bool {
+        if self.latest == self.active.id && self.active.confirmed {
+            return false;
+        }
+        let Some(slot) = self.find(from).and_then(|id| self.get(id)) else { return self.room(now) };
+        let poor = !slot.may_send(u64::from(slot.base_size()));
+        slot.id != self.active.id && (poor || slot.rests() && now >= self.next_round)
+    }
+
+    /// A packet that [`Self::wants_copy`] opened: its path goes on trial like that of a first copy.
+    pub fn on_copy(&mut self, now: Instant, from: Path, bytes: usize) -> Option<PathId> {
+        self.now = now;
+        let id = self.find(&from).or_else(|| self.admit(now, from))?;
+        self.slot(id)?.hear(now, &from, bytes);
+        if id != self.active.id {
+            self.on_trial(now, id);
+        }
+        Some(id)
+    }
+
+    /// A handshake proved that the peer is at `path` and means to be. A path that is in use stays so
+    /// while it answers.
+    pub fn on_proven(&mut self, now: Instant, path: Path) {
+        self.now = now;
+        let Some(id) = self.find(&path).or_else(|| self.admit(now, path)) else { return };
+        let Some(slot) = self.slot(id) else { return };
+        slot.heard = now;
+        slot.confirmed = true;
+        if !slot.validated {
+            slot.validated = true;
+            self.event(PathEvent::Validated(id));
+        }
+        if id != self.active.id {
+            self.on_trial(now, id);
+        }
+    }
+
     /// A challenge arrived in a packet on path `on`; the answer leaves on the same path. An answer
     /// that still waits there is replaced.
     pub fn on_challenge(&mut self, now: Instant, on: PathId, data: [u8; 8]) {
         self.now = now;
+        let in_use = self.in_use(on);
         if let Some(slot) = self.slot(on) {
-            slot.response = Some(data);
+            slot.response = Some((data, in_use));
         }
+    }
+
+    /// Whether a path leads where this side sends. A local address makes no difference: it is ours.
+    pub fn in_use(&self, id: PathId) -> bool {
+        let active = &self.active.path;
+        self.get(id).is_some_and(|p| p.path.socket == active.socket && p.path.remote == active.remote)
     }
 
     /// A response arrived. It proves the path that the challenge went out on, whichever it came back
     /// on (RFC 9000 section 8.2.3): a copier that is always first must not make the true path look
     /// dead. `pto`: the probe timeout of the active path.
     pub fn on_response(&mut self, now: Instant, _on: PathId, data: [u8; 8], pto: Duration) {
+        self.answered(now, data, pto, false);
+    }
+
+    /// A response arrived that says more: the challenge reached the peer over the path that it sends on.
+    /// Of several paths that answer this is the peer's own, the others belong to somebody who passes
+    /// packets on. It counts after a plain response to the same challenge as well.
+    pub fn on_confirm(&mut self, now: Instant, data: [u8; 8], pto: Duration) {
+        self.answered(now, data, pto, true);
+    }
+
+    fn answered(&mut self, now: Instant, data: [u8; 8], pto: Duration, in_use: bool) {
         self.now = now;
         self.set_pto(pto);
-        let asked = |p: &PathState| p.challenge.as_ref().is_some_and(|c| c.sends > 0 && c.data == data);
+        let asked = |p: &PathState| {
+            let open = p.challenge.as_ref().is_some_and(|c| c.sends > 0 && c.data == data);
+            open || in_use && p.proof == Some(data)
+        };
         let Some(id) = self.iter().find(|p| asked(p)).map(|p| p.id) else { return };
         let Some(slot) = self.slot(id) else { return };
-        slot.challenge = None;
+        if slot.challenge.as_ref().is_some_and(|c| c.data == data) {
+            slot.challenge = None;
+        }
+        slot.proof = (!in_use).then_some(data);
+        slot.confirmed |= in_use;
         slot.rested = now;
         if !slot.validated {
             slot.validated = true;
@@ -382,12 +468,13 @@ impl Paths {
             self.incumbent_lives(now);
             return;
         }
-        let trying = self.round.is_some();
+        let trying = self.round.is_some() || in_use && !self.active.confirmed;
         let Some(slot) = self.slot(id) else { return };
         if slot.wanted || slot.ours {
             self.switch(now, id);
         } else if trying {
             slot.answered = true;
+            self.start_round(now);
             let switch_at = now + self.pto;
             // Ask the incumbent once more: one lost packet must not hand the data to a copier.
             self.ask_active(now);
@@ -584,9 +671,17 @@ impl Paths {
         self.set_pto(pto);
         let due = |r: &mut Round| r.switch_at.take_if(|at| now >= *at).is_some();
         if self.round.as_mut().is_some_and(due) {
-            let best = self.candidates.iter().filter(|p| p.answered).max_by_key(|p| (p.heard, p.id));
-            if let Some(to) = best.map(|p| p.id) {
-                self.switch(now, to);
+            let answered = self.candidates.iter().filter(|p| p.answered);
+            let best = answered.max_by_key(|p| (p.confirmed, p.heard, p.id)).map(|p| (p.id, p.confirmed));
+            // A path that the peer does not use gives the others time to answer.
+            let others = self.candidates.iter().any(|p| p.challenge.is_some());
+            match (best, &mut self.round) {
+                (Some((_, false)), Some(round)) if others && !round.waited => {
+                    round.waited = true;
+                    round.switch_at = Some(now + self.pto);
+                }
+                (Some((to, _)), _) => self.switch(now, to),
+                (None, _) => {}
             }
         }
         let mut gone: Vec<PathId, MAX_CANDIDATES> = Vec::new();
@@ -635,12 +730,21 @@ impl Paths {
         }
     }
 
+    /// The candidate that makes room for a newcomer.
+    fn displaced(&self, now: Instant) -> Option<PathId> {
+        let trial = self.trial();
+        let resting = self.candidates.iter().filter(|p| p.rests() && p.rested + trial <= now);
+        resting.min_by_key(|p| (p.heard, p.id)).map(|p| p.id)
+    }
+
+    fn room(&self, now: Instant) -> bool {
+        !self.candidates.is_full() || self.displaced(now).is_some()
+    }
+
     /// A newcomer proposed by a packet.
     fn admit(&mut self, now: Instant, from: Path) -> Option<PathId> {
         if self.candidates.is_full() {
-            let trial = self.trial();
-            let resting = self.candidates.iter().filter(|p| p.rests() && p.rested + trial <= now);
-            let id = resting.min_by_key(|p| (p.heard, p.id)).map(|p| p.id)?;
+            let id = self.displaced(now)?;
             self.abandon(id);
         }
         let id = self.insert(now, from)?;
@@ -673,7 +777,7 @@ impl Paths {
 
     fn start_round(&mut self, now: Instant) {
         if self.round.is_none() {
-            self.round = Some(Round { switch_at: None });
+            self.round = Some(Round { switch_at: None, waited: false });
             self.next_round = now + self.trial();
             self.ask_active(now);
         }
@@ -681,10 +785,15 @@ impl Paths {
 
     /// The active path answered, or sent something newer than all others.
     fn incumbent_lives(&mut self, now: Instant) {
+        // A path that the peer uses outdoes one that only passes packets on.
+        if !self.active.confirmed && self.candidates.iter().any(|p| p.answered && p.confirmed) {
+            return;
+        }
         if self.round.take().is_some() {
             self.next_round = now + self.trial();
             for candidate in self.candidates.iter_mut().filter(|p| p.answered) {
                 candidate.answered = false;
+                candidate.confirmed = false;
                 candidate.rested = now;
             }
         }
@@ -733,12 +842,14 @@ impl Paths {
         old.challenge = None;
         old.rested = now;
         old.ours = false;
+        old.confirmed = false;
         let from = old.id;
         // `ours` stays on the active path: it says that a lost wish is repeated.
         if self.active.ours {
             self.wish = self.wish.saturating_add(1);
         }
         self.wish_pending = self.active.ours;
+        self.active.confirmed |= self.active.ours;
         self.active.answered = false;
         self.active.wanted = false;
         for candidate in &mut self.candidates {

@@ -189,6 +189,114 @@ fn a_copier_that_relays_wins_nothing_even_if_every_second_answer_of_the_incumben
     assert!(incumbent_asked > 20);
 }
 
+/// The copier was first from the very beginning, nothing proved another path, and it passes everything on.
+#[test]
+fn a_path_that_only_answers_gives_way_to_the_one_that_the_peer_uses() {
+    for confirmed_first in [true, false] {
+        let (copier, truth) = (addr(66, 6), addr(2, 1));
+        let entropy = Entropy::new(&[1; 32], "paths");
+        let mut p = Paths::new(&Config::default(), at(0), copier, false, entropy);
+        p.handle_timeout(at(0), PTO);
+        p.on_authenticated(at(0), copier, 1200, true);
+        assert!(p.wants_copy(at(2), &truth));
+        let own = p.on_copy(at(2), truth, 1200).unwrap();
+        let asked = frames(&mut p);
+        let (to_copier, to_truth) = (challenge(&asked, PathId(0)), challenge(&asked, own));
+        if confirmed_first {
+            p.on_confirm(at(40), to_truth, PTO);
+            p.on_response(at(41), PathId(0), to_copier, PTO);
+        } else {
+            p.on_response(at(40), PathId(0), to_copier, PTO);
+            // The copy of the answer comes by the copier's way first, the better answer after it.
+            p.on_response(at(41), PathId(0), to_truth, PTO);
+            p.on_confirm(at(43), to_truth, PTO);
+        }
+        // It goes on sending first, and answers again; that is all it can do.
+        for ms in (45..400).step_by(5) {
+            p.handle_timeout(at(ms), PTO);
+            p.on_authenticated(at(ms), copier, 60, true);
+            for (id, frame) in frames(&mut p) {
+                if let (PathId(0), PathFrame::Challenge(data)) = (id, frame) {
+                    p.on_response(at(ms), id, data, PTO);
+                }
+            }
+        }
+        assert_eq!(p.active(), own, "confirmed first: {confirmed_first}");
+        // Now it is the newcomer, and stays out.
+        for ms in (400..20_000).step_by(5) {
+            p.handle_timeout(at(ms), PTO);
+            p.on_authenticated(at(ms), copier, 60, true);
+            for (id, frame) in frames(&mut p) {
+                match frame {
+                    PathFrame::Challenge(data) if id == own => p.on_confirm(at(ms), data, PTO),
+                    PathFrame::Challenge(data) => p.on_response(at(ms), id, data, PTO),
+                    _ => {}
+                }
+            }
+            assert_eq!(p.active(), own);
+        }
+    }
+}
+
+#[test]
+fn of_two_confirmed_paths_the_incumbent_stays() {
+    let mut p = paths(true);
+    let new = p.on_authenticated(at(10), addr(2, 1), 1200, true).unwrap();
+    let asked = frames(&mut p);
+    p.on_confirm(at(40), challenge(&asked, new), PTO);
+    p.on_response(at(60), PathId(0), challenge(&asked, PathId(0)), PTO);
+    for ms in (60..1_000).step_by(10) {
+        p.handle_timeout(at(ms), PTO);
+        frames(&mut p);
+    }
+    assert_eq!(p.active(), PathId(0));
+}
+
+/// The peer moved behind a copier that passes everything on: two newcomers answer, the old path is silent.
+#[test]
+fn when_the_peer_moves_its_own_path_comes_before_the_copiers() {
+    let mut p = paths(true);
+    let copier = p.on_authenticated(at(10), addr(66, 6), 1200, true).unwrap();
+    assert!(p.wants_copy(at(12), &addr(2, 1)));
+    let own = p.on_copy(at(12), addr(2, 1), 1200).unwrap();
+    let asked = frames(&mut p);
+    p.on_response(at(50), copier, challenge(&asked, copier), PTO);
+    p.on_authenticated(at(100), addr(66, 6), 60, true);
+    // The answer of the true path comes after the copier would have taken over.
+    p.handle_timeout(at(150), PTO);
+    assert_eq!(p.active(), PathId(0));
+    p.on_confirm(at(200), challenge(&asked, own), PTO);
+    p.handle_timeout(at(250), PTO);
+    assert_eq!(p.active(), own);
+}
+
+#[test]
+fn replays_are_opened_only_while_they_may_say_something() {
+    let mut p = paths(true);
+    p.on_authenticated(at(1), addr(1, 1), 1200, true);
+    assert!(!p.wants_copy(at(2), &addr(2, 1)), "first copies come over the path in use");
+    p.on_authenticated(at(3), addr(66, 6), 1200, true);
+    assert!(!p.wants_copy(at(4), &addr(1, 1)), "that path is in use already");
+    assert!(!p.wants_copy(at(4), &addr(66, 6)), "on trial, with all the budget it needs");
+    assert!(p.wants_copy(at(4), &addr(2, 1)));
+    p.on_copy(at(4), addr(2, 1), 60);
+    assert!(p.wants_copy(at(5), &addr(2, 1)), "its budget is too small for a whole packet");
+    assert!(!p.wants_copy(at(5), &addr(3, 1)), "no room");
+    p.on_authenticated(at(6), addr(1, 1), 60, true);
+    assert!(!p.wants_copy(at(7), &addr(2, 1)));
+}
+
+#[test]
+fn a_challenge_over_the_path_in_use_is_confirmed_any_other_only_answered() {
+    let mut p = paths(true);
+    let other = p.on_authenticated(at(1), addr(66, 6), 2400, true).unwrap();
+    frames(&mut p);
+    p.on_challenge(at(2), other, [1; 8]);
+    p.on_challenge(at(2), PathId(0), [1; 8]);
+    let all = frames(&mut p);
+    assert_eq!(all, [(PathId(0), PathFrame::Confirm([1; 8])), (other, PathFrame::Response([1; 8]))]);
+}
+
 #[test]
 fn migrate_moves_at_once_when_validated_and_later_when_not() {
     let mut p = paths(true);
@@ -401,6 +509,9 @@ enum Op {
     Packet { host: u8, port: u16, bytes: usize, highest: bool },
     Challenge(u32),
     Answer(usize),
+    Confirm(usize),
+    Copy { host: u8, bytes: usize },
+    Proven(u8),
     Migrate(u32, u64),
     MigrateTo(u8),
     Revalidate,
@@ -420,6 +531,9 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(host, port, bytes, highest)| Op::Packet { host, port, bytes, highest }),
         1 => (0u32..8).prop_map(Op::Challenge),
         3 => any::<usize>().prop_map(Op::Answer),
+        1 => any::<usize>().prop_map(Op::Confirm),
+        2 => (1u8..5, 30usize..1400).prop_map(|(host, bytes)| Op::Copy { host, bytes }),
+        1 => (1u8..5).prop_map(Op::Proven),
         1 => (0u32..8, 0u64..20).prop_map(|(id, n)| Op::Migrate(id, n)),
         1 => (1u8..5).prop_map(Op::MigrateTo),
         1 => Just(Op::Revalidate),
@@ -459,6 +573,16 @@ proptest! {
                     let data = asked[n % asked.len()];
                     p.on_response(now, PathId(0), data, PTO);
                 },
+                Op::Confirm(n) => if !asked.is_empty() {
+                    let data = asked[n % asked.len()];
+                    p.on_confirm(now, data, PTO);
+                },
+                Op::Copy { host, bytes } => if p.wants_copy(now, &addr(host, 1))
+                    && let Some(id) = p.on_copy(now, addr(host, 1), bytes)
+                {
+                    *budget.entry(id).or_default() += bytes as i64;
+                },
+                Op::Proven(host) => p.on_proven(now, addr(host, 1)),
                 Op::Migrate(id, n) => p.on_migrate(now, PathId(id), n),
                 Op::MigrateTo(host) => {
                     let id = p.migrate_to(now, addr(host, 1));

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 
 use super::aead::{Aead, Cipher, CipherSuite, Forged, TAG};
+use crate::handshake::PathToken;
 use crate::time::{Duration, Instant};
 
 /// Bytes in front of the encrypted frames.
@@ -54,8 +55,15 @@ pub struct NewEpoch {
     pub local_index: u32,
     /// Index that we write into ours.
     pub remote_index: u32,
+    /// What message 2 carried for its path, if this side initiated the handshake.
+    pub token: Option<PathToken>,
+}
+
+impl NewEpoch {
     /// Whether this side initiated the handshake.
-    pub initiated: bool,
+    pub const fn initiated(&self) -> bool {
+        self.token.is_some()
+    }
 }
 
 struct Epoch {
@@ -65,7 +73,8 @@ struct Epoch {
     open: Box<dyn Aead>,
     cipher: Cipher,
     born: Instant,
-    initiated: bool,
+    /// To be sent back until the peer shows that it has the keys; none if it initiated.
+    token: Option<PathToken>,
     /// A packet from the peer opened under it.
     confirmed: bool,
     sent: u64,
@@ -119,17 +128,17 @@ impl Epochs {
             open: suite.key(new.secrets.cipher, &new.secrets.recv),
             cipher: new.secrets.cipher,
             born: now,
-            initiated: new.initiated,
+            token: new.token,
             // The responder adds an epoch because a packet opened under it.
-            confirmed: !new.initiated,
+            confirmed: !new.initiated(),
             sent: 0,
             forged: 0,
             retire_at: None,
         };
         let crossing = self.list.last().is_some_and(|last| {
             now.since(last.born) < CROSSING
-                && last.initiated != epoch.initiated
-                && last.initiated == self.greater
+                && last.token.is_some() != epoch.token.is_some()
+                && last.token.is_some() == self.greater
                 && last.sent < self.limits.rekey_packets
         });
         let at = if crossing { self.list.len() - 1 } else { self.list.len() };
@@ -210,7 +219,7 @@ impl Epochs {
         if e.sent >= self.limits.rekey_packets || e.forged >= self.limits.max_forged {
             return Instant::ZERO;
         }
-        let patience = if e.initiated { Duration::ZERO } else { self.limits.rekey_after / 12 };
+        let patience = if e.token.is_some() { Duration::ZERO } else { self.limits.rekey_after / 12 };
         e.born + self.limits.rekey_after + patience
     }
 
@@ -235,6 +244,11 @@ impl Epochs {
     /// Whether the peer has shown that it has the sending key.
     pub(super) fn confirmed(&self) -> bool {
         self.list.last().is_some_and(|e| e.confirmed)
+    }
+
+    /// What every packet begins with until the peer has shown that: which message 2 arrived.
+    pub(super) fn token(&self) -> Option<PathToken> {
+        self.list.last().filter(|e| !e.confirmed)?.token
     }
 
     pub(super) fn cipher(&self) -> Cipher {

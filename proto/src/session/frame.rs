@@ -8,6 +8,7 @@ pub(super) const ACK: u8 = 0x02;
 pub(super) const ACK_ECN: u8 = 0x03;
 pub(super) const PATH_CHALLENGE: u8 = 0x04;
 pub(super) const PATH_RESPONSE: u8 = 0x05;
+pub(super) const PATH_CONFIRM: u8 = 0x0a;
 pub(super) const MIGRATE: u8 = 0x06;
 pub(super) const CLOSE: u8 = 0x07;
 /// First type of the frames that carry a length.

@@ -10,6 +10,8 @@ mod receive;
 mod stats;
 mod transmit;
 
+pub(crate) use receive::leading_response;
+
 pub use epoch::{DATA, HEADER, KeyLimits, NewEpoch, OVERHEAD, parse_header};
 pub use frame::{Close, Extension};
 pub use receive::Arrived;
@@ -36,6 +38,8 @@ use epoch::Epochs;
 const MAX_RECORDS: usize = 8;
 /// Keep-alive of associations beyond the most recently used.
 const SLOW_KEEP_ALIVE: Duration = Duration::from_secs(25);
+/// Challenges remembered that came first over another path than the one in use; the oldest goes first.
+const MAX_ASKED: usize = 4;
 /// Pause before a failed renewal is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -240,6 +244,8 @@ pub struct Session {
     recovery: Recovery<Records>,
     acks: AckTracker,
     paths: Paths,
+    /// Counters and challenges that may come again over the path in use.
+    asked: heapless::Vec<(u64, [u8; 8]), MAX_ASKED>,
     /// Round-trip time and congestion of each path in `paths`.
     on_path: Vec<PathRecovery>,
     /// When the pacer allows the next packet, if it held one back.
@@ -296,6 +302,7 @@ impl Session {
             recovery: Recovery::new(),
             acks: AckTracker::new(),
             paths,
+            asked: heapless::Vec::new(),
             on_path,
             config,
             paced_until: None,
@@ -414,6 +421,12 @@ impl Session {
             self.paths.migrate_to(now, path);
             self.drain_paths(now);
         }
+    }
+
+    /// The peer began a handshake anew and proved where it is.
+    pub fn proven_at(&mut self, now: Instant, path: Path) {
+        self.paths.on_proven(now, path);
+        self.drain_paths(now);
     }
 
     /// The application drained messages.

@@ -2,6 +2,7 @@
 
 use super::frame::{self, Close, Extension};
 use super::{DownReason, Noise, Record, Records, Session, Settle, State, Violation};
+use crate::bounded::ReplayWindow;
 use crate::codec::{Reader, Wire};
 use crate::path::{Ecn, Path, PathId};
 use crate::recovery::{AckView, Fate, Sent};
@@ -36,6 +37,12 @@ enum Stop {
     Violation(Violation),
 }
 
+/// The challenge that the frames of a packet answer before all else.
+pub(crate) fn leading_response(frames: &[u8]) -> Option<[u8; 8]> {
+    let (&kind, rest) = frames.split_first()?;
+    rest.first_chunk().copied().filter(|_| kind == frame::PATH_RESPONSE)
+}
+
 impl Session {
     /// Opens a packet in place and acts on it. An error is noise: nothing has changed.
     pub fn handle_packet(
@@ -46,7 +53,7 @@ impl Session {
         pool: &mut Pool,
     ) -> Result<(), Noise> {
         if !self.replay.check(arrived.counter) {
-            return Err(Noise::Replayed);
+            return self.handle_copy(now, arrived, packet);
         }
         let grace = self.pto() * 3;
         self.epochs.open(now, arrived.index, arrived.counter, packet, grace).map_err(|_| Noise::Forged)?;
@@ -65,7 +72,7 @@ impl Session {
         self.counts.packets_received += 1;
         self.counts.bytes_received += len as u64;
         let mut verdict = Verdict::default();
-        let outcome = self.frames(now, path, &packet[HEADER..len - TAG], &mut verdict, pool);
+        let outcome = self.frames(now, path, arrived.counter, &packet[HEADER..len - TAG], &mut verdict, pool);
         self.drain_paths(now);
         match outcome {
             Ok(()) => {
@@ -84,10 +91,39 @@ impl Session {
         }
     }
 
+    /// A counter that was seen. Whoever is faster from another address makes the original a replay; what
+    /// that says about paths is kept, its frames have had their effect. Opened only where it may say
+    /// something, so that replays stay cheap; a forged one costs what any forged packet costs.
+    fn handle_copy(&mut self, now: Instant, arrived: &Arrived, packet: &mut [u8]) -> Result<(), Noise> {
+        let known = self.paths.find(&arrived.path);
+        let asked = self.asked.iter().find(|(counter, _)| *counter == arrived.counter).copied();
+        let recent = arrived.counter.saturating_add(ReplayWindow::SIZE) >= self.replay.next();
+        let wanted = self.paths.wants_copy(now, &arrived.path);
+        if self.is_closing() || !recent || !(wanted || asked.is_some() && known.is_some()) {
+            return Err(Noise::Replayed);
+        }
+        let grace = self.pto() * 3;
+        self.epochs.open(now, arrived.index, arrived.counter, packet, grace).map_err(|_| Noise::Forged)?;
+        let path = if wanted { self.paths.on_copy(now, arrived.path, packet.len()) } else { known };
+        if let Some(path) = path {
+            self.ensure_path(now, path);
+            if let Some((counter, data)) = asked {
+                self.paths.on_challenge(now, path, data);
+                // Nothing better can come than over the path in use.
+                if self.paths.in_use(path) {
+                    self.asked.retain(|(other, _)| *other != counter);
+                }
+            }
+        }
+        self.drain_paths(now);
+        Err(Noise::Replayed)
+    }
+
     fn frames(
         &mut self,
         now: Instant,
         path: PathId,
+        counter: u64,
         body: &[u8],
         verdict: &mut Verdict,
         pool: &mut Pool,
@@ -118,11 +154,22 @@ impl Session {
                 frame::PATH_CHALLENGE => {
                     let data = r.array("challenge").map_err(malformed)?;
                     self.paths.on_challenge(now, path, data);
+                    if !self.paths.in_use(path) {
+                        if self.asked.is_full() {
+                            self.asked.remove(0);
+                        }
+                        let _ = self.asked.push((counter, data));
+                    }
                 }
                 frame::PATH_RESPONSE => {
                     let data = r.array("response").map_err(malformed)?;
                     let pto = self.pto();
                     self.paths.on_response(now, path, data, pto);
+                }
+                frame::PATH_CONFIRM => {
+                    let data = r.array("confirmation").map_err(malformed)?;
+                    let pto = self.pto();
+                    self.paths.on_confirm(now, data, pto);
                 }
                 frame::MIGRATE => {
                     let number = r.varint("migration number").map_err(malformed)?;

@@ -88,6 +88,7 @@ impl Session {
         while let Some((path, what)) = self.paths.poll_frame() {
             let mut w = Writer::new(buf.get_mut(HEADER..)?);
             let mut records = Records::new();
+            self.write_token(&mut w).ok()?;
             match what {
                 PathFrame::Challenge(data) => {
                     w.u8(frame::PATH_CHALLENGE).ok()?;
@@ -95,6 +96,10 @@ impl Session {
                 }
                 PathFrame::Response(data) => {
                     w.u8(frame::PATH_RESPONSE).ok()?;
+                    w.put(&data).ok()?;
+                }
+                PathFrame::Confirm(data) => {
+                    w.u8(frame::PATH_CONFIRM).ok()?;
                     w.put(&data).ok()?;
                 }
                 PathFrame::Migrate(number) => {
@@ -211,6 +216,7 @@ impl Session {
         if !eliciting && !self.acks.ack_due(now) {
             return None;
         }
+        self.write_token(&mut w).ok()?;
         if let Some(largest) = self.acks.write(now, &mut w) {
             let _ = records.push(Record::Ack(largest));
         }
@@ -230,6 +236,13 @@ impl Session {
         }
         let frames = w.used();
         (frames > 0).then_some(Filled { frames, ack_eliciting: frames > before, records })
+    }
+
+    /// Until the peer has the keys, every packet first says which message 2 arrived.
+    fn write_token(&self, w: &mut Writer<'_>) -> Result<(), BufferTooSmall> {
+        let Some(token) = self.epochs.token() else { return Ok(()) };
+        w.u8(frame::PATH_RESPONSE)?;
+        w.put(&token)
     }
 
     /// An even, hence ignorable, frame of a type that nobody defined (RFC 8701 explains why).

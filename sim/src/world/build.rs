@@ -253,8 +253,20 @@ impl World {
     /// to the other side if `relay` is set, otherwise swallowed.
     pub fn copier(&mut self, a: u32, b: u32, addr: SocketAddr, lead: Duration, relay: bool) -> usize {
         self.owners.insert(addr, Owner::Copier(self.copiers.len()));
-        self.copiers.push(Copier { between: (a, b), addr, lead: nanos(lead), relay, got: (0, 0) });
+        self.copiers.push(Copier {
+            between: (a, b),
+            addr,
+            lead: nanos(lead),
+            relay,
+            handshakes_only: false,
+            got: (0, 0),
+        });
         self.copiers.len() - 1
+    }
+
+    /// Lets a copier copy and pass on nothing but handshakes.
+    pub fn copy_handshakes_only(&mut self, copier: usize) {
+        self.copiers[copier].handshakes_only = true;
     }
 
     /// Datagrams and bytes that were sent to a copier.

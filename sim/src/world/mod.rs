@@ -155,6 +155,8 @@ struct Copier {
     addr: SocketAddr,
     lead: u64,
     relay: bool,
+    /// It leaves data packets alone.
+    handshakes_only: bool,
     got: (u64, u64),
 }
 

@@ -1,6 +1,7 @@
 //! The way of a datagram: out of a node, over links, past copiers, into a node.
 
 use super::*;
+use net_proto::session::DATA;
 
 impl World {
     pub(super) fn send(&mut self, place: u32, transmit: &Transmit, out: &[u8]) {
@@ -48,7 +49,7 @@ impl World {
                 let copier = &mut self.copiers[*i];
                 copier.got.0 += 1;
                 copier.got.1 += data.len() as u64;
-                if copier.relay {
+                if copier.relay && !(copier.handshakes_only && data.first() == Some(&DATA)) {
                     let (a, b) = copier.between;
                     let (to, via) = (if place == a { b } else { a }, copier.addr);
                     // As fast as an attacker can hope for: just ahead of the honest way.
@@ -77,8 +78,9 @@ impl World {
         original: Option<u64>,
     ) {
         for i in 0..self.copiers.len() {
-            let Copier { between: (a, b), addr, lead, .. } = self.copiers[i];
-            if (from, to) != (a, b) && (from, to) != (b, a) {
+            let Copier { between: (a, b), addr, lead, handshakes_only, .. } = self.copiers[i];
+            let left_alone = handshakes_only && data.first() == Some(&DATA);
+            if left_alone || (from, to) != (a, b) && (from, to) != (b, a) {
                 continue;
             }
             let usual = self.now + nanos(self.link(from, to).config.delay);

@@ -3,13 +3,15 @@
 //! `cargo run --release -p net-tests --bin mutate -- [INPUTS PER DECODER] [SEED] [DECODER]`
 //!
 //! `session` instead of a decoder: so many frames of a hostile peer, through live associations.
-//! `handshake`: so many datagrams, each into a fresh handshake machine.
+//! `handshake`: so many datagrams, some 250 of them into each handshake machine. A further number is
+//! the case to begin with; a failure names its case.
 
 use std::time::Instant;
 
 use net_proto::entropy::Entropy;
+use net_proto::handshake::FuzzLab;
 use net_proto::registry::decoders;
-use net_tests::corpus::{handshakes, mutate, seeds};
+use net_tests::corpus::{mutate, seeds};
 use net_tests::live::Lab;
 
 fn main() {
@@ -19,9 +21,10 @@ fn main() {
     let only = args.next();
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
+    let first: u64 = args.next().map_or(0, |n| n.parse().expect("the first case, a number"));
     match only.as_deref() {
         Some("session") => return session(inputs, seed, &key),
-        Some("handshake") => return handshake(inputs, seed, &key),
+        Some("handshake") => return handshake(inputs, seed, &key, first),
         _ => {}
     }
     for decoder in decoders().iter().filter(|d| only.as_deref().is_none_or(|name| name == d.name)) {
@@ -56,20 +59,28 @@ fn session(frames: u64, seed: u64, key: &[u8; 32]) {
     println!("session: {:?}, seed {seed}, {took:.1} s, 0 failures, {}", lab.tally, peak());
 }
 
-fn handshake(inputs: u64, seed: u64, key: &[u8; 32]) {
-    let seeds = handshakes();
-    let mut entropy = Entropy::new(key, "handshake");
+fn handshake(datagrams: u64, seed: u64, key: &[u8; 32], first: u64) {
+    let mut lab = FuzzLab::new();
+    let mut input = vec![0; 4096];
     let start = Instant::now();
-    let mut input = Vec::new();
-    for n in 0..inputs {
-        if n % 16 == 0 {
-            input.clone_from(&seeds[entropy.below(seeds.len() as u64) as usize]);
+    for case in first.. {
+        if lab.tally.datagrams >= datagrams {
+            break;
         }
-        mutate(&mut input, &mut entropy);
-        net_proto::handshake::fuzz(&input);
+        // Each case draws its own bytes, so that it can be run alone.
+        Entropy::new(key, &format!("handshake {case}")).fill(&mut input);
+        let before = lab.tally.datagrams;
+        let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.attack(&input)));
+        if run.is_err() {
+            let last = lab.tally.datagrams;
+            eprintln!("handshake: seed {seed}, case {case}, datagrams {before} to {last}: failed. Again:");
+            eprintln!("cargo run --release -p net-tests --bin mutate -- 1 {seed} handshake {case}");
+            std::process::exit(1);
+        }
     }
     let took = start.elapsed().as_secs_f64();
-    println!("handshake: {inputs} inputs, seed {seed}, {took:.1} s, 0 failures, {}", peak());
+    println!("handshake: {:#?}", lab.tally);
+    println!("seed {seed}, {took:.1} s, 0 failures, {}", peak());
 }
 
 /// The most memory that this process ever held, where the system tells.

@@ -14,6 +14,7 @@ use super::send::{self, Ledger, Sent, Step};
 use super::wire::Reason;
 use super::{LABEL, code};
 use crate::args;
+use crate::config::Config;
 use crate::failure::{Code, Failure, Result};
 use crate::output::{Bar, Output, Progress, millis, rate, size};
 
@@ -71,7 +72,7 @@ pub fn read_invite(given: &str) -> Result<Invite> {
 }
 
 /// The command.
-pub async fn run(args: args::Send, output: Output) -> Result<()> {
+pub async fn run(args: args::Send, config: &Config, output: Output) -> Result<()> {
     let invite = read_invite(&args.to)?;
     let progress = output.progress();
     let plan = Arc::new(prepare(&args, &progress).await?);
@@ -79,13 +80,15 @@ pub async fn run(args: args::Send, output: Output) -> Result<()> {
         progress.note(format!("skipped, neither file nor folder: {}", path.display()));
     }
     let builder = Mesh::builder().mesh(invite.mesh.clone()).accept(false).send_buffer(SEND_BUFFER);
+    let builder = config.apply(builder);
+    let patience = Duration::from_secs(args.patience.or(config.patience).unwrap_or(60));
     let mesh = match args.state.dir {
         Some(dir) => builder.dir(dir),
         None => builder,
     };
     let mesh = mesh.start().await?;
     let ended = tokio::select! {
-        ended = persist(&mesh, &invite, &plan, Duration::from_secs(args.patience), &progress, output) => ended,
+        ended = persist(&mesh, &invite, &plan, patience, &progress, output) => ended,
         _ = tokio::signal::ctrl_c() => Err(Failure::failed("interrupted").remedy("the same command goes on")),
     };
     progress.clear();

@@ -11,9 +11,10 @@ use tokio::sync::mpsc;
 
 use super::receive::{Receiver, Seen};
 use super::{LABEL, code};
+use crate::config::Config;
 use crate::failure::{Code, Failure, Result};
 use crate::output::{Bar, Output, Progress, printable, several, size};
-use crate::{args, ping, state};
+use crate::{args, ping, state, stats};
 
 /// Most transfers at once.
 const MAX_TRANSFERS: usize = 16;
@@ -22,12 +23,19 @@ const MAX_TRANSFERS: usize = 16;
 const TELL: u64 = 4 << 20;
 
 /// The command.
-pub async fn run(args: args::Recv, output: Output) -> Result<()> {
+pub async fn run(mut args: args::Recv, config: &Config, output: Output) -> Result<()> {
+    if args.bind.is_empty() {
+        args.bind.clone_from(&config.bind);
+    }
+    if args.advertise.is_empty() {
+        args.advertise.clone_from(&config.advertise);
+    }
     std::fs::create_dir_all(&args.into)
         .map_err(|e| Failure::failed(format_args!("{}: {e}", args.into.display())))?;
     let root = std::fs::canonicalize(&args.into)?;
-    let dir = state::dir(args.state.dir.clone())?;
-    let mesh = start(&args, &dir, output).await?;
+    let dir = state::dir(args.state.dir.clone().or_else(|| config.dir.clone()))?;
+    let mesh = start(&args, config, &dir, output).await?;
+    stats::serve(&mesh, &dir, output);
     _ = state::keep_bound(&dir, &mesh.local_addrs());
 
     let invite = mesh.invite();
@@ -63,9 +71,10 @@ pub async fn run(args: args::Recv, output: Output) -> Result<()> {
     result
 }
 
-async fn start(args: &args::Recv, dir: &Path, output: Output) -> Result<Mesh> {
+async fn start(args: &args::Recv, config: &Config, dir: &Path, output: Output) -> Result<Mesh> {
     let build = |addrs: &[std::net::SocketAddr]| {
-        let builder = args.advertise.iter().fold(Mesh::builder().dir(dir), |b, addr| b.advertise(*addr));
+        let builder = config.apply(Mesh::builder().dir(dir));
+        let builder = args.advertise.iter().fold(builder, |b, addr| b.advertise(*addr));
         addrs.iter().fold(builder, |b, addr| b.bind(*addr)).start()
     };
     if !args.bind.is_empty() {

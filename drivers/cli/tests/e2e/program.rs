@@ -68,3 +68,46 @@ fn an_identity_stays() {
         assert_eq!(mode(&state.join("identity")), 0o600);
     }
 }
+
+#[test]
+fn a_machine_is_looked_at_and_a_running_node_counted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_string();
+    let (inbox, state, man) = (path("inbox"), path("state"), path("man"));
+    let bind = free().to_string();
+    let mut receiver = Running::start(&["recv", &inbox, "--dir", &state, "--bind", &bind]);
+    let invite = receiver.event("ready")["invite"].as_str().expect("an invite").to_string();
+    let output = run(&["doctor", "--to", &invite, "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for name in
+        ["UDP buffers", "loopback", "GSO", "GRO", "ECN", "clock", "timers", "ciphers", "state", "path"]
+    {
+        assert!(text.contains(&format!("\"name\":\"{name}\"")), "no check of {name}: {text}");
+    }
+    #[cfg(unix)]
+    {
+        let stats = last(&run(&["stats", "--dir", &state, "--json"]));
+        assert!(stats["node"]["datagrams_received"].as_u64() > Some(0), "{stats}");
+        receiver.kill();
+        assert_eq!(run(&["stats", "--dir", &state]).status.code(), Some(3));
+    }
+    assert_eq!(run(&["man", &man]).status.code(), Some(0));
+    assert!(fs::read_to_string(dir.path().join("man/net-recv.1")).expect("a page").contains("advertise"));
+}
+
+#[test]
+fn the_configuration_file_is_strict() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("config.toml");
+    let state = dir.path().join("state");
+    let with = |text: &str| {
+        fs::write(&file, text).expect("a file");
+        run(&["id", "--json", "--config", file.to_str().expect("UTF-8")])
+    };
+    let good = with(&format!("dir = {state:?}\n[transport]\nmax_peers = 9\n"));
+    assert_eq!(last(&good)["dir"], state.to_str().expect("UTF-8"), "{good:?}");
+    let bad = with("max_peers = 9\n");
+    assert_eq!(bad.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&bad.stderr).contains("max_peers"), "{bad:?}");
+}

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use net_proto::lane::Plane;
 use net_proto::node;
 use net_proto::time::{Duration, Instant};
 
@@ -47,9 +48,9 @@ impl Output {
         self.pending.is_some()
     }
 
-    pub(super) fn transmit(
+    pub(super) fn transmit<P: Plane>(
         &mut self,
-        core: &mut Core,
+        core: &mut Core<P>,
         runtime: &dyn Runtime,
         cx: &mut Context<'_>,
         now: Instant,

@@ -63,6 +63,8 @@ pub struct RecvPort<C> {
     quarter: u64,
     unreported: AtomicU64,
     dirty: AtomicBool,
+    /// This side reads no more: what the reader still holds is dropped with its next call.
+    stopped: AtomicBool,
     arrived: Mutex<Arrived>,
     reader: Mutex<Reader>,
 }
@@ -76,6 +78,7 @@ impl<C> RecvPort<C> {
             quarter: (window / 4).max(1),
             unreported: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             arrived: Mutex::default(),
             reader: Mutex::default(),
         }
@@ -87,8 +90,13 @@ impl<C> RecvPort<C> {
     }
 
     /// Driver: appends a chunk. [`RecvPort::wake`] follows once per turn.
+    ///
+    /// Once this side reads no more it is dropped: the node does not know yet.
     pub fn push(&self, chunk: Taken) {
-        lock(&self.arrived).chunks.push_back(chunk);
+        let mut arrived = lock(&self.arrived);
+        if arrived.end != Some(End::Stopped) {
+            arrived.chunks.push_back(chunk);
+        }
     }
 
     /// Driver: wakes whoever waits.
@@ -109,6 +117,8 @@ impl<C> RecvPort<C> {
 
     /// This side reads no more: drops what arrived.
     pub fn stop(&self) {
+        // The reader's lock is not taken: who reads may be the caller, or take long.
+        self.stopped.store(true, Ordering::Release);
         let (dropped, wakers) = {
             let mut arrived = lock(&self.arrived);
             arrived.end = Some(End::Stopped);
@@ -162,6 +172,10 @@ impl<C> RecvPort<C> {
         // Reports on drop: credit comes back even if `read` panics.
         let mut report = Report { port: self, sum: 0, waits: true };
         let mut reader = lock(&self.reader);
+        if self.stopped.load(Ordering::Acquire) {
+            // Their credit is not reported: the node counts all of it as drained when it stops.
+            reader.chunks.clear();
+        }
         let mut count = 0;
         loop {
             count += reader.read(max - count, &mut report.sum, read);

@@ -60,8 +60,9 @@ struct Queue {
 
 /// A bounded byte queue from application threads to the driver.
 ///
-/// Bounded by the cumulative limit that the node gives. A message whose charge is above the whole
-/// window is admitted once most of the window is free; nothing smaller could ever let it pass.
+/// Bounded by the cumulative limit that the node gives. A message or batch whose charge is above half
+/// of the first limit (the window) is admitted once half of the window is free; for the largest ones
+/// nothing else could ever let them pass.
 #[derive(Debug)]
 pub struct SendPort<C> {
     key: u32,

@@ -9,7 +9,7 @@ use std::thread::{self, Thread};
 use net_proto::storage::{Storage, StoreError, StoreOp, StoreResult, Stored, Ticket};
 
 /// Opens the storage under test again, on the same directory. Each call is a new holder.
-pub type Reopen<'a> = &'a dyn Fn() -> Box<dyn Storage>;
+pub type Reopen<'a> = &'a (dyn Fn() -> Box<dyn Storage> + Sync);
 
 struct Unpark(Thread);
 
@@ -20,26 +20,33 @@ impl Wake for Unpark {
 }
 
 /// Submits all, then waits for all; the results in order of completion.
-fn run(storage: &mut dyn Storage, ops: Vec<StoreOp>) -> Vec<(u64, StoreResult)> {
+async fn run(storage: &mut dyn Storage, ops: Vec<StoreOp>) -> Vec<(u64, StoreResult)> {
     let count = ops.len();
     for (i, op) in ops.into_iter().enumerate() {
         storage.submit(Ticket(i as u64), op);
     }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut cx = Context::from_waker(&waker);
     let mut results = Vec::new();
     while results.len() < count {
-        let next = pin!(poll_fn(|cx| storage.poll_done(cx)));
-        match next.poll(&mut cx) {
-            Poll::Ready((ticket, result)) => results.push((ticket.0, result)),
-            Poll::Pending => thread::park(),
-        }
+        let (ticket, result) = poll_fn(|cx| storage.poll_done(cx)).await;
+        results.push((ticket.0, result));
     }
     results
 }
 
-fn one(storage: &mut dyn Storage, op: StoreOp) -> StoreResult {
-    run(storage, vec![op]).remove(0).1
+async fn one(storage: &mut dyn Storage, op: StoreOp) -> StoreResult {
+    run(storage, vec![op]).await.remove(0).1
+}
+
+/// Runs a future on this thread.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(out) => return out,
+            Poll::Pending => thread::park(),
+        }
+    }
 }
 
 fn open(file: &str, exclusive: bool) -> StoreOp {
@@ -54,23 +61,31 @@ fn read(file: &str, offset: u64, len: u64) -> StoreOp {
     StoreOp::Read { file: file.into(), offset, len }
 }
 
-/// Checks an implementation on an empty directory.
+/// Checks an implementation on an empty directory. Waits with its thread; [`conforms`] is for tasks.
 ///
 /// # Panics
 /// If the contract of `docs/STORAGE.md` is not kept.
 pub fn conformance(reopen: Reopen<'_>) {
+    block_on(conforms(reopen));
+}
+
+/// Checks an implementation on an empty directory.
+///
+/// # Panics
+/// If the contract of `docs/STORAGE.md` is not kept.
+pub async fn conforms(reopen: Reopen<'_>) {
     let done = || Ok(Stored::Done);
     let data = |bytes: &[u8]| Ok(Stored::Data(bytes.to_vec()));
     let mut s = reopen();
 
     // Names.
     for bad in ["", ".", "..", "a/b", "a\\b", ".hidden", "a b", "ä", &"x".repeat(101)] {
-        assert_eq!(one(&mut *s, open(bad, false)), Err(StoreError::BadName), "{bad:?}");
-        assert_eq!(one(&mut *s, StoreOp::Remove { file: bad.into() }), Err(StoreError::BadName));
+        assert_eq!(one(&mut *s, open(bad, false)).await, Err(StoreError::BadName), "{bad:?}");
+        assert_eq!(one(&mut *s, StoreOp::Remove { file: bad.into() }).await, Err(StoreError::BadName));
     }
-    assert_eq!(one(&mut *s, StoreOp::List), Ok(Stored::Names(vec![])));
-    assert_eq!(one(&mut *s, StoreOp::Remove { file: "none".into() }), Err(StoreError::NotFound));
-    assert_eq!(one(&mut *s, write("none", 0, b"x")), Err(StoreError::NotFound), "not opened");
+    assert_eq!(one(&mut *s, StoreOp::List).await, Ok(Stored::Names(vec![])));
+    assert_eq!(one(&mut *s, StoreOp::Remove { file: "none".into() }).await, Err(StoreError::NotFound));
+    assert_eq!(one(&mut *s, write("none", 0, b"x")).await, Err(StoreError::NotFound), "not opened");
 
     // Operations on a file happen in order of submission; a gap reads as zeros.
     let results = run(
@@ -87,7 +102,8 @@ pub fn conformance(reopen: Reopen<'_>) {
             StoreOp::Truncate { file: "a".into(), len: 4 },
             read("a", 0, u64::MAX),
         ],
-    );
+    )
+    .await;
     let of = |ticket: usize| &results.iter().find(|(t, _)| *t == ticket as u64).expect("every ticket").1;
     assert_eq!(of(0), &Ok(Stored::Opened { len: 0 }));
     assert_eq!(of(5), &data(b"Jello\0\0you"));
@@ -96,26 +112,26 @@ pub fn conformance(reopen: Reopen<'_>) {
     assert_eq!(of(9), &data(b"Jell"));
 
     // Rename replaces; the open file goes by its new name.
-    assert_eq!(one(&mut *s, open("b", false)), Ok(Stored::Opened { len: 0 }));
-    assert_eq!(one(&mut *s, write("b", 0, b"old")), done());
-    assert_eq!(one(&mut *s, StoreOp::Rename { from: "a".into(), to: "b".into() }), done());
-    assert_eq!(one(&mut *s, read("b", 0, 10)), data(b"Jell"));
-    assert_eq!(one(&mut *s, read("a", 0, 10)), Err(StoreError::NotFound));
-    assert_eq!(one(&mut *s, StoreOp::List), Ok(Stored::Names(vec!["b".into()])));
+    assert_eq!(one(&mut *s, open("b", false)).await, Ok(Stored::Opened { len: 0 }));
+    assert_eq!(one(&mut *s, write("b", 0, b"old")).await, done());
+    assert_eq!(one(&mut *s, StoreOp::Rename { from: "a".into(), to: "b".into() }).await, done());
+    assert_eq!(one(&mut *s, read("b", 0, 10)).await, data(b"Jell"));
+    assert_eq!(one(&mut *s, read("a", 0, 10)).await, Err(StoreError::NotFound));
+    assert_eq!(one(&mut *s, StoreOp::List).await, Ok(Stored::Names(vec!["b".into()])));
 
     // Locks hold against others and end with their holder.
-    assert_eq!(one(&mut *s, open("lock", true)), Ok(Stored::Opened { len: 0 }));
+    assert_eq!(one(&mut *s, open("lock", true)).await, Ok(Stored::Opened { len: 0 }));
     let mut other = reopen();
-    assert_eq!(one(&mut *other, open("lock", true)), Err(StoreError::Locked));
-    assert_eq!(one(&mut *s, StoreOp::Sync { file: "b".into() }), done());
+    assert_eq!(one(&mut *other, open("lock", true)).await, Err(StoreError::Locked));
+    assert_eq!(one(&mut *s, StoreOp::Sync { file: "b".into() }).await, done());
     drop(s);
-    assert_eq!(one(&mut *other, open("lock", true)), Ok(Stored::Opened { len: 0 }));
+    assert_eq!(one(&mut *other, open("lock", true)).await, Ok(Stored::Opened { len: 0 }));
 
     // What was synced is there for the next.
-    assert_eq!(one(&mut *other, open("b", false)), Ok(Stored::Opened { len: 4 }));
-    assert_eq!(one(&mut *other, read("b", 0, 10)), data(b"Jell"));
-    assert_eq!(one(&mut *other, StoreOp::Remove { file: "b".into() }), done());
-    assert_eq!(one(&mut *other, StoreOp::List), Ok(Stored::Names(vec!["lock".into()])));
+    assert_eq!(one(&mut *other, open("b", false)).await, Ok(Stored::Opened { len: 4 }));
+    assert_eq!(one(&mut *other, read("b", 0, 10)).await, data(b"Jell"));
+    assert_eq!(one(&mut *other, StoreOp::Remove { file: "b".into() }).await, done());
+    assert_eq!(one(&mut *other, StoreOp::List).await, Ok(Stored::Names(vec!["lock".into()])));
 }
 
 #[cfg(test)]
@@ -148,12 +164,12 @@ mod tests {
     fn a_failed_sync_poisons_for_good() {
         let disk = Disk::new();
         let mut s = disk.open();
-        one(&mut s, open("f", false)).unwrap();
+        block_on(one(&mut s, open("f", false))).unwrap();
         disk.fail_sync(true);
-        assert_eq!(one(&mut s, StoreOp::Sync { file: "f".into() }), Err(StoreError::Io));
+        assert_eq!(block_on(one(&mut s, StoreOp::Sync { file: "f".into() })), Err(StoreError::Io));
         disk.fail_sync(false);
         for op in [StoreOp::Sync { file: "f".into() }, write("f", 0, b"x"), open("f", false)] {
-            assert_eq!(one(&mut s, op), Err(StoreError::Poisoned));
+            assert_eq!(block_on(one(&mut s, op)), Err(StoreError::Poisoned));
         }
     }
 
@@ -205,7 +221,7 @@ mod tests {
     fn a_second_node_in_the_directory_is_refused() {
         let disk = Disk::new();
         let mut first = disk.open();
-        one(&mut first, open("lock", true)).unwrap();
+        block_on(one(&mut first, open("lock", true))).unwrap();
         assert_eq!(boot(&disk, 99, true), Some(Err(BootError::InUse)));
         drop(first);
         assert_eq!(boot(&disk, 99, true), Some(Ok(1)));

@@ -25,6 +25,27 @@ pub enum StateError {
     Boot(#[from] BootError),
 }
 
+/// Files that belong to the node and not to its planes, with their temporary forms.
+const RESERVED: [&str; 4] = ["lock", "boot", "identity", "mesh"];
+
+/// Whether an operation touches a file of the node. Planes may list these names, no more: what is in them
+/// is secret, and what locks the directory stays locked.
+pub fn is_reserved(op: &StoreOp) -> bool {
+    let held = |name: &str| RESERVED.contains(&name.strip_suffix(".tmp").unwrap_or(name));
+    match op {
+        StoreOp::Open { file, .. }
+        | StoreOp::Write { file, .. }
+        | StoreOp::Sync { file }
+        | StoreOp::Read { file, .. }
+        | StoreOp::Truncate { file, .. }
+        | StoreOp::Remove { file } => held(file),
+        StoreOp::Rename { from, to } => held(from) || held(to),
+        StoreOp::List => false,
+        // A newer operation than this program knows.
+        _ => true,
+    }
+}
+
 const VERSION: u8 = 1;
 const HEAD: usize = 13;
 const CHECK: usize = 16;

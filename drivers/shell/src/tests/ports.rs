@@ -148,6 +148,18 @@ fn a_reader_that_panics_neither_keeps_credit_nor_reads_twice() {
 }
 
 #[test]
+fn stopping_drops_what_a_reader_holds_too() {
+    let port = RecvPort::new(5, Arc::new(Inbox::<()>::new(1 << 20)), 1000);
+    port.push(arrived(0, &[b"a", b"b"]));
+    assert_eq!(port.try_recv().as_deref(), Some(&b"a"[..]));
+    port.stop();
+    // The driver had it in hand.
+    port.push(arrived(2, &[b"c"]));
+    assert_eq!(port.try_recv(), None);
+    assert_eq!(poll(pin!(port.recv())), Poll::Ready(Err(End::Stopped)));
+}
+
+#[test]
 fn stopping_drops_what_came_and_gives_its_credit_back() {
     let port = RecvPort::new(5, Arc::new(Inbox::<()>::new(1 << 20)), 1000);
     port.push(arrived(0, &[b"a", &[0; 100]]));

@@ -27,15 +27,7 @@ pub struct UdpSocket {
 impl UdpSocket {
     /// Binds. An IPv6 socket takes IPv6 only, so that both families can share a port.
     pub fn bind(at: SocketAddr, options: &UdpOptions) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
-        if at.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        // The system caps both silently; what it granted is reported.
-        let _ = socket.set_send_buffer_size(options.send_buffer);
-        let _ = socket.set_recv_buffer_size(options.recv_buffer);
-        socket.bind(&at.into())?;
-        let io = std::net::UdpSocket::from(socket);
+        let io = bind_std(at, options)?;
         let state = UdpSocketState::new(UdpSockRef::from(&io))?;
         let send_buffer = state.send_buffer_size(UdpSockRef::from(&io))?;
         let recv_buffer = state.recv_buffer_size(UdpSockRef::from(&io))?;
@@ -140,6 +132,21 @@ impl UdpSocket {
         memory.filled = got;
         Ok(())
     }
+}
+
+/// A plain socket of `std` that blocks, bound as [`Runtime::bind`](crate::runtime::Runtime::bind)
+/// promises (an IPv6 socket takes IPv6 only; `options` give its buffers): for runtimes that receive
+/// in threads of their own.
+pub fn bind_std(at: SocketAddr, options: &UdpOptions) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
+    if at.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // The system caps both silently; what it granted is reported.
+    let _ = socket.set_send_buffer_size(options.send_buffer);
+    let _ = socket.set_recv_buffer_size(options.recv_buffer);
+    socket.bind(&at.into())?;
+    Ok(socket.into())
 }
 
 /// Error numbers that differ between systems and that `std` does not name.

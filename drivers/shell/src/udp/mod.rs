@@ -2,7 +2,7 @@
 
 mod imp;
 
-pub use imp::UdpSocket;
+pub use imp::{UdpSocket, bind_std};
 
 use crate::runtime::{Batch, Slot};
 

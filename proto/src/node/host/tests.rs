@@ -1,23 +1,38 @@
 //! A plane over two real nodes and a wire that loses and reorders.
 
-use super::super::Config;
+use super::super::{Config, Output, Step};
 use super::*;
 use crate::identity::{Identity, Incarnation, Mesh, MeshId, MeshKey};
+use crate::lane::{NoPlanes, Verdict, Verify};
 use crate::path::{Ecn, Path, Remote};
 use crate::storage::Stored;
 use crate::time::Duration;
+use serde::{Deserialize, Serialize};
 use std::string::ToString;
 use std::vec;
 
 /// What a test asks of the plane.
+#[derive(Serialize, Deserialize)]
 enum Ask {
-    Open { peer: Peer, kind: u8, mode: Mode },
-    Send { count: u64, len: usize },
+    Open {
+        peer: Peer,
+        kind: u8,
+        mode: Mode,
+    },
+    Send {
+        count: u64,
+        len: usize,
+    },
     Close(u16),
     Store,
+    /// Check a signature of this identity, with one bit of the message flipped or not.
+    Verify {
+        seed: u8,
+        flipped: bool,
+    },
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Serialize)]
 enum Told {
     Up(Peer),
     Down(Peer, Gone),
@@ -25,6 +40,7 @@ enum Told {
     Acked(u64),
     Closed(Ended),
     Stored,
+    Verified(u64, Verdict),
 }
 
 /// Counts up on its lane; the other side sends every number back.
@@ -72,6 +88,9 @@ impl Plane for Echo {
                 self.told.push_back(Told::Closed(why));
             }
             In::Stored(Ticket(3), Ok(_)) => self.told.push_back(Told::Stored),
+            In::Job(Ticket(n), lane::JobDone::Verified(verdict)) => {
+                self.told.push_back(Told::Verified(n, verdict));
+            }
             _ => {}
         }
     }
@@ -98,6 +117,14 @@ impl Plane for Echo {
                 }
                 Ask::Close(why) => fx.close(self.lane.expect("a lane"), why),
                 Ask::Store => fx.store(Ticket(3), StoreOp::List),
+                Ask::Verify { seed, flipped } => {
+                    let signer = Identity::from_seed(&[seed; 32]);
+                    let signature = signer.sign("test", b"message");
+                    let message = if flipped { b"messagf".to_vec() } else { b"message".to_vec() };
+                    let check =
+                        Verify { signer: signer.id(), admit: true, label: "test", message, signature };
+                    fx.job(Ticket(u64::from(seed)), lane::Job::Verify(check));
+                }
                 Ask::Send { .. } => panic!("no lane"),
             }
         }
@@ -138,6 +165,15 @@ impl Plane for Echo {
 /// A datagram under way: to whom, from where, its ECN bits, its bytes.
 type Flying = (usize, core::net::SocketAddr, Ecn, Vec<u8>);
 
+const START: Instant = Instant::from_nanos(1_000_000_000);
+
+fn host(n: usize) -> Host<Echo> {
+    let identity = Identity::from_seed(&[n as u8 + 10; 32]);
+    let mesh = Mesh { id: MeshId([1; 32]), key: MeshKey([2; 32]) };
+    let config = Config::new(identity, mesh, Incarnation { epoch: 1, random: n as u64 });
+    Host::new(Node::new(config, [n as u8; 32], START).unwrap(), Echo::default())
+}
+
 /// Two hosts and a wire.
 struct Pair {
     now: Instant,
@@ -149,6 +185,8 @@ struct Pair {
     draws: u64,
     events: [Vec<Event>; 2],
     told: [Vec<Told>; 2],
+    /// Every step of host 0, what it brought out, and the counters after it.
+    tape: Vec<(Instant, Step, u64, u64)>,
 }
 
 fn addr(n: usize) -> core::net::SocketAddr {
@@ -158,16 +196,11 @@ fn addr(n: usize) -> core::net::SocketAddr {
 impl Pair {
     /// Connected, without loss so far.
     fn new() -> Self {
-        let now = Instant::from_nanos(1_000_000_000);
-        let host = |n: usize| {
-            let identity = Identity::from_seed(&[n as u8 + 10; 32]);
-            let mesh = Mesh { id: MeshId([1; 32]), key: MeshKey([2; 32]) };
-            let config = Config::new(identity, mesh, Incarnation { epoch: 1, random: n as u64 });
-            Host::new(Node::new(config, [n as u8; 32], now).unwrap(), Echo::default())
-        };
+        let now = START;
         let hosts = vec![host(0), host(1)];
         let (events, told) = Default::default();
-        let mut pair = Self { now, hosts, wire: BTreeMap::new(), sent: 0, loss: 0, draws: 7, events, told };
+        let (wire, tape) = (BTreeMap::new(), Vec::new());
+        let mut pair = Self { now, hosts, wire, sent: 0, loss: 0, draws: 7, events, told, tape };
         let entity = pair.hosts[1].node().me;
         pair.command(0, Command::Dial { id: 1, entity, paths: vec![Path::udp(addr(1))] });
         pair.run(1);
@@ -180,14 +213,34 @@ impl Pair {
         self.hosts[0].node().peers().next().expect("connected").0
     }
 
+    fn note(&mut self, n: usize, step: Step, output: Output) {
+        if n == 0 {
+            self.tape.push((self.now, step, output.bytes, self.hosts[0].fingerprint()));
+        }
+    }
+
+    fn input(&mut self, n: usize, input: Input<'_>) {
+        let step = Step::from(&input);
+        self.hosts[n].handle(self.now, input);
+        self.note(n, step, Output::default());
+    }
+
     fn command(&mut self, n: usize, command: Command) {
-        self.hosts[n].handle(self.now, Input::Command(command));
+        self.input(n, Input::Command(command));
         self.settle(n);
     }
 
     fn ask(&mut self, n: usize, ask: Ask) {
+        let step = Step::plane::<Echo>(&ask);
         self.hosts[n].command(self.now, ask);
+        self.note(n, step, Output::default());
+        self.drain(n);
         self.settle(n);
+    }
+
+    fn drain(&mut self, n: usize) {
+        self.hosts[n].drain(self.now);
+        self.note(n, Step::Drain, Output::default());
     }
 
     fn open(&mut self, kind: u8, mode: Mode) {
@@ -204,10 +257,20 @@ impl Pair {
     fn settle(&mut self, n: usize) {
         let now = self.now;
         while let Some((ticket, job)) = self.hosts[n].poll_job() {
-            self.hosts[n].handle(now, Input::Job(ticket, job.run()));
+            let mut output = Output::default();
+            output.add_job(ticket, &job);
+            self.note(n, Step::Jobs, output);
+            self.input(n, Input::Job(ticket, job.run()));
         }
         let mut buf = vec![0; 64 * 1500];
-        while let Some(t) = self.hosts[n].poll_transmit(now, &mut buf) {
+        loop {
+            let sent = self.hosts[n].poll_transmit(now, &mut buf);
+            let mut output = Output::default();
+            if let Some(t) = &sent {
+                output.add(&buf[..t.len]);
+            }
+            self.note(n, Step::Transmit(buf.len()), output);
+            let Some(t) = sent else { break };
             assert_eq!(t.path.remote, Remote::Udp(addr(1 - n)));
             for datagram in buf[..t.len].chunks(t.segment.unwrap_or(t.len)) {
                 self.sent += 1;
@@ -220,13 +283,20 @@ impl Pair {
                 self.wire.insert((at, self.sent), (1 - n, addr(n), t.ecn, datagram.to_vec()));
             }
         }
-        while let Some((ticket, _)) = self.hosts[n].poll_store() {
-            self.hosts[n].handle_stored(now, ticket, Ok(Stored::Done));
+        while let Some(store) = self.hosts[n].poll_store() {
+            let mut output = Output::default();
+            output.add_value(&store);
+            self.note(n, Step::Store, output);
+            self.hosts[n].handle_stored(now, store.0, Ok(Stored::Done));
+            self.note(n, Step::Stored(store.0, Ok(Stored::Done)), Output::default());
         }
         while let Some(event) = self.hosts[n].poll_event() {
             self.events[n].push(event);
         }
         while let Some(told) = self.hosts[n].poll_plane_event() {
+            let mut output = Output::default();
+            output.add_value(&told);
+            self.note(n, Step::Told, output);
             self.told[n].push(told);
         }
         self.hosts[n].node().invariants();
@@ -245,14 +315,13 @@ impl Pair {
                 (_, Some(key)) if timer.is_none_or(|(at, _)| key.0 <= at) && key.0 <= until => {
                     let (to, from, ecn, mut data) = self.wire.remove(&key).unwrap();
                     self.now = self.now.max(key.0);
-                    self.hosts[to]
-                        .handle(self.now, Input::Datagram { path: Path::udp(from), ecn, data: &mut data });
+                    self.input(to, Input::Datagram { path: Path::udp(from), ecn, data: &mut data });
                     self.settle(to);
                     stuck = 0;
                 }
                 (Some((at, n)), _) if at <= until => {
                     self.now = at;
-                    self.hosts[n].handle(at, Input::Timeout);
+                    self.input(n, Input::Timeout);
                     self.settle(n);
                     stuck = if at == before { stuck + 1 } else { 0 };
                     assert!(stuck < 1000, "no time passes: {:?}", self.hosts[n].poll_timeout());
@@ -400,6 +469,8 @@ fn the_timeout_is_now_while_output_waits_and_quiet_after() {
     let mut pair = Pair::new();
     pair.hosts[0].command(pair.now, Ask::Store);
     assert_eq!(pair.hosts[0].poll_timeout(), Some((pair.now, Reason::Output)));
+    pair.hosts[0].drain(pair.now);
+    assert_eq!(pair.hosts[0].poll_timeout(), Some((pair.now, Reason::Output)));
     assert!(matches!(pair.hosts[0].poll_store(), Some((Ticket(3), StoreOp::List))));
     // Waiting for storage is not output.
     let mut buf = vec![0; 64 * 1500];
@@ -414,4 +485,114 @@ fn the_timeout_is_now_while_output_waits_and_quiet_after() {
     pair.run(10);
     assert_eq!(pair.hosts[0].plane().back.len(), 2000);
     assert!(pair.hosts.iter().all(|h| h.poll_timeout().is_none_or(|(at, _)| at > pair.now)));
+}
+
+#[test]
+fn a_signature_is_checked_as_a_job() {
+    let mut pair = Pair::new();
+    pair.hosts[0].command(pair.now, Ask::Verify { seed: 5, flipped: false });
+    pair.hosts[0].command(pair.now, Ask::Verify { seed: 6, flipped: true });
+    pair.hosts[0].drain(pair.now);
+    assert_eq!(pair.hosts[0].poll_timeout(), Some((pair.now, Reason::Output)), "a job waits");
+    pair.settle(0);
+    let verified = |n, verdict| Told::Verified(n, verdict);
+    assert_eq!(pair.told[0][1..], [verified(5, Verdict::Valid), verified(6, Verdict::BadSignature)]);
+    // An id that is no key, and one whose sign was flipped: another key, which did not sign.
+    let signer = Identity::from_seed(&[7; 32]);
+    let signature = signer.sign("test", b"m");
+    let check = |signer, label| {
+        lane::Job::Verify(Verify { signer, admit: true, label, message: b"m".to_vec(), signature }).run()
+    };
+    let mut flipped = signer.id();
+    flipped.0[31] ^= 0x80;
+    assert_eq!(check(signer.id(), "test"), lane::JobDone::Verified(Verdict::Valid));
+    assert_eq!(check(signer.id(), "else"), lane::JobDone::Verified(Verdict::BadSignature));
+    assert_eq!(check(flipped, "test"), lane::JobDone::Verified(Verdict::BadSignature));
+    assert_eq!(
+        check(crate::identity::EntityId([0xff; 32]), "test"),
+        lane::JobDone::Verified(Verdict::BadSigner)
+    );
+}
+
+/// The first step whose output or counters differ.
+fn replayed(tape: &[(Instant, Step, u64, u64)]) -> Result<Host<Echo>, usize> {
+    let mut host = host(0);
+    for (n, (at, step, bytes, counters)) in tape.iter().enumerate() {
+        let output = host.replay(*at, step.clone());
+        if (output.bytes, host.fingerprint()) != (*bytes, *counters) {
+            return Err(n);
+        }
+    }
+    Ok(host)
+}
+
+#[test]
+fn a_host_with_a_plane_replays_and_a_flipped_byte_is_found() {
+    let mut pair = Pair::new();
+    pair.loss = 10;
+    pair.open(1, Mode::Reliable);
+    pair.ask(0, Ask::Send { count: 300, len: 400 });
+    pair.ask(0, Ask::Store);
+    pair.ask(0, Ask::Verify { seed: 9, flipped: false });
+    pair.run(20);
+    let all: Vec<u64> = (0..300).collect();
+    assert_eq!(pair.hosts[0].plane().back, all);
+    // Only bytes reach the second life.
+    let bytes = postcard::to_allocvec(&pair.tape).unwrap();
+    let tape: Vec<(Instant, Step, u64, u64)> = postcard::from_bytes(&bytes).unwrap();
+    let again = replayed(&tape).unwrap_or_else(|n| panic!("differs at step {n}: {:?}", tape[n].1));
+    assert_eq!(again.plane().back, all);
+    assert_eq!(again.fingerprint(), pair.hosts[0].fingerprint());
+
+    // One flipped byte of a datagram, anywhere, is found at that very step.
+    let datagrams: Vec<usize> =
+        (0..tape.len()).filter(|n| matches!(tape[*n].1, Step::Datagram { .. })).collect();
+    for victim in datagrams.iter().step_by(37).copied() {
+        let mut tape = tape.clone();
+        let Step::Datagram { data, .. } = &mut tape[victim].1 else { unreachable!() };
+        let at = data.len() / 2;
+        data[at] ^= 1;
+        assert_eq!(replayed(&tape).err(), Some(victim));
+    }
+    // One of a command to the plane is found as soon as something comes of it.
+    let victim = tape.iter().rposition(|(_, s, ..)| matches!(s, Step::Plane(_))).unwrap();
+    let mut tape = tape;
+    let Step::Plane(command) = &mut tape[victim].1 else { unreachable!() };
+    *command.last_mut().unwrap() ^= 1;
+    let found = replayed(&tape).err();
+    assert!(found.is_some_and(|n| (victim..victim + 8).contains(&n)), "{victim} {found:?}");
+}
+
+#[test]
+fn without_planes_a_forged_lane_is_refused_counted_and_never_shown() {
+    let mut pair = Pair::new();
+    let mut bare = Vec::new();
+    // The peer has a plane and opens lanes; this side has none.
+    let node = core::mem::replace(&mut pair.hosts[1], host(1)).node;
+    let mut host = Host::new(node, NoPlanes);
+    let now = pair.now;
+    let peer = pair.peer();
+    pair.hosts[0].command(now, Ask::Open { peer, kind: 1, mode: Mode::Reliable });
+    pair.hosts[0].command(now, Ask::Send { count: 3, len: 10 });
+    let mut buf = vec![0; 64 * 1500];
+    for _ in 0..8 {
+        while let Some(t) = pair.hosts[0].poll_transmit(now, &mut buf) {
+            for d in buf[..t.len].chunks_mut(t.segment.unwrap_or(t.len)) {
+                host.handle(now, Input::Datagram { path: Path::udp(addr(0)), ecn: t.ecn, data: d });
+            }
+        }
+        while let Some(t) = host.poll_transmit(now, &mut buf) {
+            for d in buf[..t.len].chunks_mut(t.segment.unwrap_or(t.len)) {
+                let path = Path::udp(addr(1));
+                pair.hosts[0].handle(now, Input::Datagram { path, ecn: t.ecn, data: d });
+            }
+        }
+        while let Some(event) = host.poll_event() {
+            bare.push(event);
+        }
+    }
+    assert_eq!(bare, [], "the application was shown a lane");
+    assert_eq!(host.stats().lanes_refused, 1);
+    pair.settle(0);
+    assert_eq!(pair.closed(0), [Ended::Refused(Refusal::UnknownKind(1))]);
 }

@@ -1,0 +1,106 @@
+//! Reference pages name everything that the sources have.
+
+use std::fs;
+
+use net_tests::source::crate_sources;
+use proc_macro2::{Delimiter, TokenTree};
+
+/// The variants of an enum, or the public fields of a struct, found by its name in the sources of `krate`.
+fn members(krate: &str, file: &str, kind: &str, name: &str) -> Vec<String> {
+    let root = net_tests::root();
+    let sources = crate_sources(&root, &root.join(krate).join("src"));
+    let source = sources
+        .iter()
+        .find(|s| s.path == format!("{krate}/src/{file}"))
+        .unwrap_or_else(|| panic!("{krate}/src/{file} is gone"));
+    let is = |tree: &TokenTree, text: &str| matches!(tree, TokenTree::Ident(i) if i == text);
+    let at = source
+        .tokens
+        .windows(2)
+        .position(|w| is(&w[0], kind) && is(&w[1], name))
+        .unwrap_or_else(|| panic!("{file} has no {kind} {name}"));
+    let body = source.tokens[at..]
+        .iter()
+        .find_map(|t| match t {
+            TokenTree::Group(g) if g.delimiter() == Delimiter::Brace => Some(g.stream()),
+            _ => None,
+        })
+        .expect("a body in braces");
+    let mut found = Vec::new();
+    let mut fresh = true;
+    for tree in body {
+        match &tree {
+            TokenTree::Punct(p) if p.as_char() == ',' => fresh = true,
+            TokenTree::Ident(i) if fresh && i != "pub" => {
+                found.push(i.to_string());
+                fresh = false;
+            }
+            _ => {}
+        }
+    }
+    assert!(!found.is_empty(), "{name} has no members");
+    found
+}
+
+/// The part of `page` under the heading that ends with `` `name` ``.
+fn section<'a>(page: &'a str, name: &str) -> &'a str {
+    let heading = format!("{name}`\n");
+    let at = page.find(&heading).unwrap_or_else(|| panic!("no heading for {name}"));
+    let rest = &page[at + heading.len()..];
+    rest.split("\n## ").next().unwrap_or(rest)
+}
+
+fn named(page: &str, prefix: &str, member: &str) -> bool {
+    page.contains(&format!("`{prefix}{member}`")) || page.contains(&format!("`{prefix}{member}."))
+}
+
+#[test]
+fn every_error_has_a_remedy() {
+    let page = fs::read_to_string(net_tests::root().join("docs/ERRORS.md")).expect("the page");
+    let enums = [
+        ("drivers/sdk", "error.rs", "Error"),
+        ("proto", "node/api.rs", "DialError"),
+        ("proto", "session/mod.rs", "DownReason"),
+        ("proto", "node/api.rs", "StreamError"),
+        ("proto", "identity.rs", "IdentityError"),
+        ("proto", "node/config.rs", "ConfigError"),
+    ];
+    let mut missing = Vec::new();
+    for (krate, file, name) in enums {
+        let table = section(&page, name);
+        let variants = members(krate, file, "enum", name);
+        missing.extend(
+            variants
+                .iter()
+                .filter(|v| !table.contains(&format!("| `{v}` |")))
+                .map(|v| format!("{name}::{v}")),
+        );
+        let rows = table.lines().filter(|l| l.starts_with("| `")).count();
+        assert_eq!(rows, variants.len(), "{name}: the page has a row that the source has not");
+    }
+    assert!(missing.is_empty(), "not in docs/ERRORS.md: {missing:?}");
+}
+
+#[test]
+fn every_setting_is_documented() {
+    let page = fs::read_to_string(net_tests::root().join("docs/CONFIGURATION.md")).expect("the page");
+    let structs = [
+        ("proto", "node/config.rs", "Config", "node::Config", ""),
+        ("proto", "session/mod.rs", "Config", "session::Config", ""),
+        ("proto", "session/epoch.rs", "KeyLimits", "session::Config", "keys."),
+        ("proto", "path/paths.rs", "Config", "session::Config", "paths."),
+        ("proto", "stream/limits.rs", "Config", "stream::Config", ""),
+        ("proto", "stream/limits.rs", "Limits", "stream::Config", "local."),
+        ("drivers/shell", "runtime.rs", "UdpOptions", "UdpOptions", ""),
+    ];
+    let mut missing = Vec::new();
+    for (krate, file, name, heading, prefix) in structs {
+        let table = section(&page, heading);
+        for field in members(krate, file, "struct", name) {
+            if !named(table, prefix, &field) {
+                missing.push(format!("{heading}: {prefix}{field}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not in docs/CONFIGURATION.md: {missing:#?}");
+}
