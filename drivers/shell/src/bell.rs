@@ -67,7 +67,7 @@ pub struct Inbox<C> {
 }
 
 /// Charge that applications may queue before they let the driver run.
-const AHEAD: u64 = 128 << 10;
+const AHEAD: u64 = 1 << 20;
 
 impl<C> Inbox<C> {
     /// An empty inbox; `worth` is the unreported charge that wakes the driver.
