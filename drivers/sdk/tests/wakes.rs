@@ -4,7 +4,6 @@
 //! in memory, timers never fire. So a wake that is lost leaves nothing to run, and the test fails.
 
 use std::collections::{HashMap, VecDeque};
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
