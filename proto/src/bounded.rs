@@ -284,6 +284,91 @@ impl RangeSet {
     pub fn clear(&mut self) {
         self.ranges.clear();
     }
+
+    /// Gives memory back, but for what a few ranges need.
+    pub fn shrink(&mut self) {
+        self.ranges.shrink_to(4);
+    }
+
+    /// Bytes on the heap now.
+    pub fn footprint(&self) -> u64 {
+        (self.ranges.capacity() * size_of::<Range<u64>>()) as u64
+    }
+}
+
+/// A list of at most `N` that refuses more, for what is rarely there: empty, it holds no memory.
+#[derive(Clone, Debug)]
+pub struct Few<T, const N: usize>(Vec<T>);
+
+impl<T, const N: usize> Default for Few<T, N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T, const N: usize> Few<T, N> {
+    /// Empty.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Appends, or gives the element back if the list is full.
+    pub fn push(&mut self, item: T) -> Result<(), T> {
+        if self.is_full() {
+            return Err(item);
+        }
+        self.0.reserve_exact(1);
+        self.0.push(item);
+        Ok(())
+    }
+
+    /// Whether [`Self::push`] would refuse.
+    pub const fn is_full(&self) -> bool {
+        self.0.len() >= N
+    }
+
+    /// Keeps what `keep` says yes to.
+    pub fn retain(&mut self, keep: impl FnMut(&T) -> bool) {
+        self.0.retain(keep);
+        self.0.shrink_to_fit();
+    }
+
+    /// Bytes on the heap now.
+    pub const fn footprint(&self) -> u64 {
+        (self.0.capacity() * size_of::<T>()) as u64
+    }
+}
+
+impl<T, const N: usize> core::ops::Deref for Few<T, N> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T, const N: usize> core::ops::DerefMut for Few<T, N> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.0
+    }
+}
+
+impl<'a, T, const N: usize> IntoIterator for &'a Few<T, N> {
+    type Item = &'a T;
+    type IntoIter = core::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
+impl<'a, T, const N: usize> IntoIterator for &'a mut Few<T, N> {
+    type Item = &'a mut T;
+    type IntoIter = core::slice::IterMut<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter_mut()
+    }
 }
 
 const WINDOW_WORDS: usize = 65;
@@ -350,6 +435,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn a_few_are_bounded_and_give_their_memory_back() {
+        let mut few: Few<u32, 2> = Few::new();
+        assert_eq!(few.footprint(), 0);
+        assert_eq!((few.push(1), few.push(2), few.push(3)), (Ok(()), Ok(()), Err(3)));
+        assert_eq!((few.is_full(), few.footprint()), (true, 8));
+        few.iter_mut().for_each(|n| *n += 1);
+        few.retain(|n| *n == 3);
+        assert_eq!((&few[..], few.footprint()), (&[3][..], 4));
+        few.retain(|_| false);
+        assert_eq!((few.is_full(), few.footprint()), (false, 0));
+    }
 
     #[test]
     fn full_containers_give_back_what_they_refuse() {

@@ -35,13 +35,16 @@ enum Steering {
     HashOnly,
 }
 
+/// A datagram under way: to, from, its ECN bits, its bytes.
+type Flying = (SocketAddr, SocketAddr, Ecn, Vec<u8>);
+
 struct Net {
     now: Instant,
     steering: Steering,
     nodes: Vec<Node>,
     /// Where each node sends from.
     addrs: Vec<SocketAddr>,
-    wire: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Ecn, Vec<u8>)>,
+    wire: BTreeMap<(Instant, u64), Flying>,
     sent: u64,
     /// Which shard's association lives at an address, as the shards tell.
     owners: BTreeMap<SocketAddr, usize>,

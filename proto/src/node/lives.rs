@@ -24,6 +24,12 @@ impl Lives {
         Self { records: Map::new(limit), floor: 0, clock: 0 }
     }
 
+    /// Bytes that `limit` records take at most.
+    pub const fn ceiling(limit: usize) -> u64 {
+        // Nodes of a tree are at least half full.
+        (limit * 2 * (size_of::<EntityId>() + size_of::<Record>())) as u64
+    }
+
     /// The lowest life that a new association with this incarnation of `peer` may have.
     /// `incarnation` is `None` while it is not known, as for a first dial.
     pub fn of(&self, peer: &EntityId, incarnation: Option<Incarnation>) -> u64 {

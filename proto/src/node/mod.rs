@@ -30,7 +30,7 @@ pub use config::{AcceptPolicy, Config, ConfigError};
 pub use host::{Host, MAX_LANES, OWN_ID};
 pub use index::{Steer, steer};
 pub use job::{Job, JobDone};
-pub use stats::{Drops, NodeStats};
+pub use stats::{Ceiling, Drops, NodeStats};
 pub use trace::{Output, Step};
 
 use alloc::boxed::Box;
@@ -52,6 +52,10 @@ use associate::{Dial, HalfOpen};
 use index::{Indices, Target};
 use lives::Lives;
 
+/// Emptied chunks kept for ports, in bytes; further ones are freed.
+const SPENT: usize = 4 << 20;
+/// An association's place in the tables: slot, timer and its heap, entity id, ready and recent lists.
+const PLACE: usize = size_of::<Slot>() + 64 + 2 * size_of::<(EntityId, u32)>() + 8;
 /// Ended associations that are remembered.
 const LIVES: usize = 4096;
 /// Labels that begin with this are lanes; applications cannot open them.
@@ -81,6 +85,8 @@ pub struct Node {
     timers: TimerHeap,
     events: VecDeque<Event>,
     spent: Vec<Vec<u8>>,
+    /// Their capacities, summed.
+    spent_bytes: usize,
     pool: Pool,
     entropy: Entropy,
     wall: Option<WallClock>,
@@ -126,6 +132,7 @@ impl Node {
             timers: TimerHeap::new(),
             events: VecDeque::new(),
             spent: Vec::new(),
+            spent_bytes: 0,
             wall: None,
             ended: stream::Ledger::default(),
             refused: stream::Tally::default(),
@@ -400,7 +407,11 @@ impl Node {
             self.indices.release(index);
         }
         while let Some(chunk) = session.streams.spent() {
-            self.spent.push(chunk);
+            // A driver that never asks for them must not make them pile up.
+            if self.spent_bytes.saturating_add(chunk.capacity()) <= SPENT {
+                self.spent_bytes += chunk.capacity();
+                self.spent.push(chunk);
+            }
         }
         // What a peer does makes it favoured only while that costs nobody else its place.
         if opened && self.recent.len() < self.config.max_active {
@@ -479,7 +490,9 @@ impl Node {
 
     /// A send chunk whose messages are all acknowledged, to be filled again.
     pub fn spent(&mut self) -> Option<Vec<u8>> {
-        self.spent.pop()
+        let chunk = self.spent.pop()?;
+        self.spent_bytes -= chunk.capacity();
+        Some(chunk)
     }
 
     /// Counters of the node.
@@ -520,11 +533,24 @@ impl Node {
         })
     }
 
-    /// Bytes that this node may come to hold for its present peers, in the worst case.
+    /// Bytes that this node may come to hold for its present peers, in the worst case: the sum of
+    /// [`Self::ceilings`].
     pub fn ceiling(&self) -> u64 {
-        let sessions: u64 =
-            self.slots.iter().filter_map(|s| s.session.as_deref()).map(Session::ceiling).sum();
-        sessions + self.config.window_pool + self.handshakes.ceiling() + Indices::ceiling()
+        self.ceilings().total()
+    }
+
+    /// The same by what it is for. Walks over all associations.
+    pub fn ceilings(&self) -> Ceiling {
+        let sessions = || self.slots.iter().filter_map(|s| s.session.as_deref());
+        let places = self.slots.capacity() * PLACE;
+        let chunks: usize = self.spent.iter().map(Vec::capacity).sum();
+        Ceiling {
+            peers: sessions().map(Session::footprint).sum::<u64>() + places as u64,
+            credit: sessions().map(Session::credit).sum(),
+            pool: self.config.window_pool,
+            handshakes: self.handshakes.ceiling(),
+            tables: Indices::ceiling() + Lives::ceiling(LIVES) + chunks as u64,
+        }
     }
 
     /// Checks what must hold after every step. For tests and simulations.

@@ -37,6 +37,31 @@ pub struct NodeStats {
     pub refused_meshes: u64,
 }
 
+/// What a node may come to hold, in bytes, by what it is for (`docs/MEMORY.md`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ceiling {
+    /// The present associations as they are: keys, paths, streams, packets under way, their places in
+    /// the node's tables. No messages.
+    pub peers: u64,
+    /// Messages that the present peers may send beyond the pool: what is left of each first window,
+    /// and 64 KiB of late fire-and-forget messages each.
+    pub credit: u64,
+    /// Windows that grew, of all associations together.
+    pub pool: u64,
+    /// Half-open handshakes, their jobs and answers, replay numbers, at their limits.
+    pub handshakes: u64,
+    /// Indices and ended associations at their limits; emptied chunks as they are.
+    pub tables: u64,
+}
+
+impl Ceiling {
+    /// All of it.
+    pub const fn total(&self) -> u64 {
+        self.peers + self.credit + self.pool + self.handshakes + self.tables
+    }
+}
+
 /// Why data packets were dropped without an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -2,10 +2,12 @@
 
 use super::size::Search;
 use super::{Path, Remote};
+use crate::bounded::Few;
 use crate::entropy::Entropy;
 use crate::time::{Duration, Instant, Reason, earlier};
+use alloc::collections::VecDeque;
 use core::net::IpAddr;
-use heapless::{Deque, Vec};
+use heapless::Vec;
 
 /// Base and largest size, in bytes, of an inner datagram over a relay: 65 bytes less than the hop's.
 const VIA_SIZES: (u16, u16) = (1120, 1387);
@@ -264,7 +266,7 @@ pub struct Paths {
     now: Instant,
     pto: Duration,
     active: PathState,
-    candidates: Vec<PathState, MAX_CANDIDATES>,
+    candidates: Few<PathState, MAX_CANDIDATES>,
     next: u32,
     /// Where the packet with the highest counter came from first.
     latest: PathId,
@@ -277,7 +279,8 @@ pub struct Paths {
     /// The number of our last wish.
     wish: u64,
     wish_pending: bool,
-    events: Deque<PathEvent, MAX_EVENTS>,
+    /// At most [`MAX_EVENTS`], and rarely one: its memory goes with the last.
+    events: VecDeque<PathEvent>,
 }
 
 #[derive(Debug)]
@@ -304,7 +307,7 @@ impl Paths {
             now,
             pto: INITIAL_PTO,
             active,
-            candidates: Vec::new(),
+            candidates: Few::new(),
             next: 1,
             latest: PathId(0),
             round: None,
@@ -312,7 +315,7 @@ impl Paths {
             peer_wish: None,
             wish: 0,
             wish_pending: false,
-            events: Deque::new(),
+            events: VecDeque::new(),
         }
     }
 
@@ -334,6 +337,11 @@ impl Paths {
     /// The path with these addresses. A local address counts only where both sides know it.
     pub fn find(&self, path: &Path) -> Option<PathId> {
         self.iter().find(|p| p.matches(path)).map(|p| p.id)
+    }
+
+    /// Bytes on the heap now.
+    pub fn footprint(&self) -> u64 {
+        self.candidates.footprint() + (self.events.capacity() * size_of::<PathEvent>()) as u64
     }
 
     /// All paths, the active one first.
@@ -640,7 +648,11 @@ impl Paths {
     /// The next event. Ask after every call: of more than sixteen the oldest are dropped.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<PathEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front();
+        if self.events.is_empty() {
+            self.events = VecDeque::new();
+        }
+        event
     }
 
     /// When to call [`Self::handle_timeout`]; the instant of the last input while a frame or an event
@@ -712,10 +724,10 @@ impl Paths {
     }
 
     fn event(&mut self, event: PathEvent) {
-        if self.events.is_full() {
+        if self.events.len() >= MAX_EVENTS {
             self.events.pop_front();
         }
-        let _ = self.events.push_back(event);
+        self.events.push_back(event);
     }
 
     fn ask_active(&mut self, now: Instant) {

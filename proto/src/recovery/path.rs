@@ -126,6 +126,11 @@ impl PathRecovery {
         }
     }
 
+    /// Bytes that it holds now.
+    pub fn footprint(&self) -> u64 {
+        (size_of::<Self>() + size_of_val(&*self.congestion)) as u64
+    }
+
     /// Whether a datagram of `bytes` that counts as in flight may leave now. Probes always may.
     pub fn may_send(&mut self, now: Instant, bytes: u64) -> Result<(), Blocked> {
         if self.probes > 0 {

@@ -492,6 +492,22 @@ impl<T> Recovery<T> {
         self.ack_only = 0;
     }
 
+    /// Gives memory back while nothing is in flight. Packets that elicit no acknowledgement are forgotten:
+    /// nobody is told of their fate.
+    pub fn rest(&mut self) {
+        if !self.has_in_flight() {
+            self.entries = VecDeque::new();
+            self.lost = VecDeque::new();
+            (self.live, self.ack_only) = (0, 0);
+        }
+    }
+
+    /// Bytes on the heap now.
+    pub fn footprint(&self) -> u64 {
+        let entries = self.entries.capacity() * size_of::<Entry<T>>();
+        (entries + self.lost.capacity() * size_of::<LostNote>()) as u64
+    }
+
     /// Drops settled packets from the front, and all of them when they outnumber the open ones, so
     /// that one stuck packet does not make the others costly. Amortised constant.
     fn tidy(&mut self) {

@@ -179,6 +179,16 @@ impl AckTracker {
         }
     }
 
+    /// Gives back the memory that an unruly time took.
+    pub fn rest(&mut self) {
+        self.ranges.shrink();
+    }
+
+    /// Bytes on the heap now.
+    pub fn footprint(&self) -> u64 {
+        self.ranges.footprint()
+    }
+
     /// The highest number received.
     pub fn largest(&self) -> Option<u64> {
         self.largest.map(|(n, _)| n)

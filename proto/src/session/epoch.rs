@@ -1,6 +1,7 @@
 //! Epochs: the keys of one handshake, and the rule which of several sends.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use super::aead::{Aead, Cipher, CipherSuite, Forged, TAG};
 use crate::handshake::PathToken;
@@ -84,7 +85,8 @@ struct Epoch {
 
 /// The epochs of an association. The last one sends.
 pub(super) struct Epochs {
-    list: heapless::Vec<Epoch, MAX_EPOCHS>,
+    /// At most [`MAX_EPOCHS`], usually one.
+    list: Vec<Epoch>,
     limits: KeyLimits,
     /// Whether our entity id is the greater.
     greater: bool,
@@ -112,7 +114,7 @@ pub fn parse_header(packet: &[u8]) -> Option<(u32, u64)> {
 
 impl Epochs {
     pub(super) const fn new(limits: KeyLimits, greater: bool) -> Self {
-        Self { list: heapless::Vec::new(), limits, greater, retired: heapless::Vec::new() }
+        Self { list: Vec::new(), limits, greater, retired: heapless::Vec::new() }
     }
 
     /// Adds an epoch; it sends from now on unless the crossing rule prefers an older one.
@@ -142,8 +144,8 @@ impl Epochs {
                 && last.sent < self.limits.rekey_packets
         });
         let at = if crossing { self.list.len() - 1 } else { self.list.len() };
-        // Room was made above.
-        let _ = self.list.insert(at, epoch);
+        self.list.reserve_exact(1);
+        self.list.insert(at, epoch);
     }
 
     fn give_back(&mut self, index: u32) {
@@ -237,8 +239,15 @@ impl Epochs {
                 continue;
             }
             let old = self.list.remove(at);
+            self.list.shrink_to_fit();
             self.give_back(old.local_index);
         }
+    }
+
+    /// Bytes on the heap now.
+    pub(super) fn footprint(&self) -> u64 {
+        let keys: usize = self.list.iter().map(|e| size_of_val(&*e.seal) + size_of_val(&*e.open)).sum();
+        (self.list.capacity() * size_of::<Epoch>() + keys) as u64
     }
 
     /// Whether the peer has shown that it has the sending key.

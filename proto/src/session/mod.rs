@@ -621,8 +621,14 @@ impl Session {
         }
         match (self.in_use(), self.in_use_since) {
             (true, None) => self.in_use_since = Some(now),
-            (false, Some(_)) => self.in_use_since = None,
-            _ => {}
+            (true, Some(_)) => {}
+            (false, _) => {
+                self.in_use_since = None;
+                // Dormant, perhaps for hours: thousands of such associations must be cheap.
+                self.recovery.rest();
+                self.acks.rest();
+                self.streams.rest();
+            }
         }
         let mut at = self.epochs.retire_at().map(|t| (t, Reason::Expiry));
         // Under a key that is refused nothing can leave, so nothing that wants to leave is awaited.
@@ -687,9 +693,21 @@ impl Session {
         }
     }
 
-    /// Bytes it may come to hold beyond what is leased from the pool.
-    pub fn ceiling(&self) -> u64 {
-        core::mem::size_of::<Self>() as u64 + self.streams.ceiling()
+    /// Bytes that it holds now, but for messages: itself, its keys, paths, packets under way, streams.
+    pub fn footprint(&self) -> u64 {
+        let paths: u64 = self.on_path.iter().map(PathRecovery::footprint).sum();
+        size_of::<Self>() as u64
+            + self.epochs.footprint()
+            + self.recovery.footprint()
+            + self.acks.footprint()
+            + self.paths.footprint()
+            + self.streams.footprint()
+            + paths
+    }
+
+    /// Bytes of messages that the peer may make it hold beyond what is leased from the pool.
+    pub fn credit(&self) -> u64 {
+        self.streams.ceiling()
     }
 
     /// Checks what must hold after every step.

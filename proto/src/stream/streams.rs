@@ -761,10 +761,36 @@ impl Streams {
         self.table.len()
     }
 
-    /// The most payload that the peer can make this side hold, in charged bytes: the credit given and
-    /// not drained, and late fire-and-forget messages. Framing in chunks adds at most a quarter.
+    /// The most payload that the peer can make this side hold beyond what is leased from the pool, in
+    /// charged bytes: the credit given and not drained, and late fire-and-forget messages. Framing in
+    /// chunks adds at most a quarter.
     pub fn ceiling(&self) -> u64 {
-        self.window.advertised() + LEASE
+        self.window.advertised().saturating_sub(self.leased) + LEASE
+    }
+
+    /// Gives memory back while there is no stream.
+    pub fn rest(&mut self) {
+        if self.table.len() > 0 || self.has_output() {
+            return;
+        }
+        if self.control.is_empty() && self.active.is_empty() && self.waiting.is_empty() {
+            (self.control, self.active, self.waiting) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+            self.table = Table::default();
+        }
+        if self.events.is_empty() {
+            self.events = VecDeque::new();
+        }
+        if self.spares.is_empty() {
+            self.spares = Vec::new();
+        }
+        self.seen.shrink();
+    }
+
+    /// Bytes on the heap now, but for messages.
+    pub fn footprint(&self) -> u64 {
+        let lists = self.control.capacity() + self.active.capacity() + self.waiting.capacity();
+        let events = self.events.capacity() * size_of::<Event>();
+        (lists * size_of::<u32>() + events) as u64 + self.table.footprint() + self.seen.footprint()
     }
 
     /// Where everything went that [`Self::send`] accepted.

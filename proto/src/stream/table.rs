@@ -101,6 +101,14 @@ impl Table {
         self.slots.iter().filter_map(|s| s.as_deref())
     }
 
+    /// Bytes on the heap now, with labels and without messages.
+    pub fn footprint(&self) -> u64 {
+        let lists: usize = self.lists.iter().map(|l| l.capacity() * size_of::<(u64, u32)>()).sum();
+        let slots = self.slots.capacity() * size_of::<Option<Box<Stream>>>() + self.free.capacity() * 4;
+        let streams: usize = self.iter().map(|s| size_of::<Stream>() + s.label.capacity()).sum();
+        (lists + slots + streams) as u64
+    }
+
     pub fn len(&self) -> usize {
         self.lists[0].len() + self.lists[1].len()
     }

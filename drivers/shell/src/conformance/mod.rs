@@ -2,7 +2,7 @@
 //!
 //! A runtime's tests give a function that runs one case by its name, and get one test for each:
 //!
-//! ```ignore
+//! ```text
 //! fn run(name: &str) {
 //!     let case = conformance::find(conformance::CASES, name);
 //!     conformance::watch(name, "my runtime", || {

@@ -67,7 +67,8 @@ pub(super) async fn a_wake_during_the_poll_is_kept(env: Env) {
             polls += 1;
             // Twice: wakes may be counted or flagged, both are fine.
             cx.waker().wake_by_ref();
-            cx.waker().wake_by_ref();
+            let second = cx.waker().clone();
+            second.wake();
             if polls == 1000 { Poll::Ready(polls) } else { Poll::Pending }
         })
         .await
