@@ -209,7 +209,7 @@ pub async fn stream(link: &Link, args: &Stream) -> Result<u64> {
 }
 
 /// A stream for each caller, which stays.
-pub async fn echo(link: &Link, args: &Echo) -> Result<Vec<Duration>> {
+pub async fn echo(link: &Link, args: &Echo) -> Result<(Vec<Duration>, Duration)> {
     let limit = Duration::from_secs(args.common.seconds);
     let begun = Instant::now();
     let callers: Vec<_> = (0..args.concurrency)
@@ -219,7 +219,7 @@ pub async fn echo(link: &Link, args: &Echo) -> Result<Vec<Duration>> {
     for caller in callers {
         times.extend(caller.await??);
     }
-    Ok(times)
+    Ok((times, begun.elapsed()))
 }
 
 async fn call(

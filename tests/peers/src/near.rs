@@ -159,8 +159,7 @@ pub fn echo(args: &Echo) -> Result<()> {
     let (work, common) = (args.clone(), args.common.clone());
     let (mut times, seconds, link) = runtime.block_on(async move {
         let link = tokio::spawn(Link::open(common, hello)).await??;
-        let begun = Instant::now();
-        let times = match &link {
+        let (times, took) = match &link {
             Link::Bare(socket) => crate::bare::echo(socket, &work)?,
             #[cfg(feature = "quinn")]
             Link::Quinn(link) => crate::quic::echo(link, &work).await?,
@@ -169,7 +168,7 @@ pub fn echo(args: &Echo) -> Result<()> {
             #[cfg(feature = "zenoh")]
             Link::Zenoh(link) => crate::zenoh::echo(link, &work).await?,
         };
-        Ok::<_, crate::Error>((times, begun.elapsed().as_secs_f64(), link))
+        Ok::<_, crate::Error>((times, took.as_secs_f64(), link))
     })?;
     times.sort_unstable();
     let at = |p: usize| {

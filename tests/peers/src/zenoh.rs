@@ -125,7 +125,7 @@ pub async fn stream(link: &Link, args: &Stream) -> Result<u64> {
 }
 
 /// A pair of keys for each caller, which stays.
-pub async fn echo(link: &Link, args: &Echo) -> Result<Vec<Duration>> {
+pub async fn echo(link: &Link, args: &Echo) -> Result<(Vec<Duration>, Duration)> {
     let limit = Duration::from_secs(args.common.seconds);
     let mut callers = Vec::new();
     for number in 0..args.concurrency {
@@ -161,5 +161,5 @@ pub async fn echo(link: &Link, args: &Echo) -> Result<Vec<Duration>> {
     for caller in calling {
         times.extend(caller.await??);
     }
-    Ok(times)
+    Ok((times, begun.elapsed()))
 }
