@@ -62,7 +62,12 @@ pub struct Inbox<C> {
     unreported: AtomicU64,
     /// The sum of unreported charges that is worth waking the driver for.
     worth: u64,
+    /// Charge that applications queued since the driver last ran, over all streams.
+    ahead: AtomicU64,
 }
+
+/// Charge that applications may queue before they let the driver run.
+const AHEAD: u64 = 1 << 20;
 
 impl<C> Inbox<C> {
     /// An empty inbox; `worth` is the unreported charge that wakes the driver.
@@ -73,6 +78,7 @@ impl<C> Inbox<C> {
             control: Mutex::new(Some(VecDeque::new())),
             unreported: AtomicU64::new(0),
             worth,
+            ahead: AtomicU64::new(0),
         }
     }
 
@@ -117,6 +123,24 @@ impl<C> Inbox<C> {
         self.unreported.fetch_sub(charge, Ordering::Relaxed);
     }
 
+    /// `charge` more was queued.
+    pub(crate) fn queued(&self, charge: u64) {
+        self.ahead.fetch_add(charge, Ordering::Relaxed);
+    }
+
+    /// True if applications ran so far ahead of the driver that the caller should let others run, once.
+    ///
+    /// An executor may keep the task that was woken last for the thread that woke it (tokio does). A
+    /// caller that never waits would then keep the driver from running for as long as there is credit,
+    /// while other threads idle.
+    pub(crate) fn runs_ahead(&self) -> bool {
+        let far = self.ahead.load(Ordering::Relaxed) >= AHEAD;
+        if far {
+            self.ahead.store(0, Ordering::Relaxed);
+        }
+        far
+    }
+
     /// Moves the keys of ports to `into`, which is empty; the memory is swapped, not copied.
     pub fn take_ports(&self, into: &mut Vec<u32>) {
         std::mem::swap(&mut *lock(&self.ports), into);
@@ -139,6 +163,7 @@ impl<C> Inbox<C> {
 
     /// The driver runs again.
     pub fn wake_up(&self) {
+        self.ahead.store(0, Ordering::Relaxed);
         self.bell.wake_up();
     }
 }

@@ -28,7 +28,7 @@ pub fn connect(args: &Common, hello: &Value) -> Result<UdpSocket> {
 }
 
 /// Blocking calls on one thread: nothing is faster with this kernel.
-pub fn echo(socket: &UdpSocket, args: &Echo) -> Result<Vec<Duration>> {
+pub fn echo(socket: &UdpSocket, args: &Echo) -> Result<(Vec<Duration>, Duration)> {
     let message = vec![0x5a; args.common.payload];
     let mut buf = [0; 65_536];
     let limit = Duration::from_secs(args.common.seconds);
@@ -41,5 +41,5 @@ pub fn echo(socket: &UdpSocket, args: &Echo) -> Result<Vec<Duration>> {
         now = Instant::now();
         times.push(now - sent);
     }
-    Ok(times)
+    Ok((times, begun.elapsed()))
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{Result, report};
 
 /// Where bars begin, in pixels.
-const LEFT: f64 = 330.0;
+const LEFT: f64 = 400.0;
 const WIDTH: f64 = 420.0;
 const RIGHT: f64 = 90.0;
 const TOP: f64 = 64.0;

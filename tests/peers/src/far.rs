@@ -63,6 +63,10 @@ pub fn run(args: &Far) -> Result<()> {
                 Stack::Bare => crate::bare::serve(bind),
                 #[cfg(feature = "quinn")]
                 Stack::Quinn => crate::quic::serve(bind, counting).await,
+                #[cfg(feature = "tonic")]
+                Stack::Tonic => crate::grpc::serve(bind, counting).await,
+                #[cfg(feature = "zenoh")]
+                Stack::Zenoh => crate::zenoh::serve(bind, counting).await,
             }
         })
         .await

@@ -4,6 +4,8 @@ mod bare;
 mod build;
 mod chart;
 mod far;
+#[cfg(feature = "tonic")]
+mod grpc;
 mod measure;
 mod near;
 #[cfg(feature = "quinn")]
@@ -13,6 +15,8 @@ mod report;
 mod rows;
 mod run;
 mod verdict;
+#[cfg(feature = "zenoh")]
+mod zenoh;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -83,6 +87,31 @@ pub enum Stack {
     Bare,
     #[cfg(feature = "quinn")]
     Quinn,
+    #[cfg(feature = "tonic")]
+    Tonic,
+    #[cfg(feature = "zenoh")]
+    Zenoh,
+}
+
+impl Stack {
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+    }
+
+    /// Whether it can do a job at all.
+    pub fn can(self, job: &rows::Job) -> bool {
+        match self {
+            Self::Bare => false,
+            #[cfg(feature = "quinn")]
+            Self::Quinn => true,
+            // TCP: no datagrams, and the relay speaks UDP.
+            #[cfg(feature = "tonic")]
+            Self::Tonic => job.loss == 0.0 && job.id != "unreliable-64",
+            // Nothing over QUIC that may be lost.
+            #[cfg(feature = "zenoh")]
+            Self::Zenoh => job.id != "unreliable-64",
+        }
+    }
 }
 
 const fn default_stack() -> Stack {

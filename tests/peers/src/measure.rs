@@ -71,9 +71,8 @@ pub fn run(side: &Side, setting: &Setting) -> Result<Run> {
         }
         who => {
             let stack = if who == Who::Bare { Stack::Bare } else { setting.peer };
-            let stack = clap::ValueEnum::to_possible_value(&stack).expect("it has a name");
             let mut command = Command::new(&me);
-            command.args(side.args).args(["--stack", stack.get_name()]);
+            command.args(side.args).args(["--stack", &stack.name()]);
             command
         }
     };

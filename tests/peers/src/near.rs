@@ -22,10 +22,9 @@ impl Second {
             set.set(core)?;
             nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?;
         }
-        let stack = clap::ValueEnum::to_possible_value(&args.stack).expect("it has a name");
         let bind = args.bind.to_string();
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["far", "--stack", stack.get_name(), "--bind", &bind])
+            .args(["far", "--stack", &args.stack.name(), "--bind", &bind])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -65,6 +64,10 @@ pub enum Link {
     Bare(std::net::UdpSocket),
     #[cfg(feature = "quinn")]
     Quinn(crate::quic::Link),
+    #[cfg(feature = "tonic")]
+    Tonic(crate::grpc::Link),
+    #[cfg(feature = "zenoh")]
+    Zenoh(crate::zenoh::Link),
 }
 
 impl Link {
@@ -73,6 +76,10 @@ impl Link {
             Stack::Bare => Self::Bare(crate::bare::connect(&args, &hello)?),
             #[cfg(feature = "quinn")]
             Stack::Quinn => Self::Quinn(crate::quic::connect(&args, &hello).await?),
+            #[cfg(feature = "tonic")]
+            Stack::Tonic => Self::Tonic(crate::grpc::connect(&hello).await?),
+            #[cfg(feature = "zenoh")]
+            Stack::Zenoh => Self::Zenoh(crate::zenoh::connect(&args, &hello).await?),
         })
     }
 
@@ -81,6 +88,10 @@ impl Link {
             Self::Bare(_) => json!({"cipher": "none", "congestion": "none"}),
             #[cfg(feature = "quinn")]
             Self::Quinn(link) => link.conditions(),
+            #[cfg(feature = "tonic")]
+            Self::Tonic(_) => crate::grpc::conditions(),
+            #[cfg(feature = "zenoh")]
+            Self::Zenoh(_) => crate::zenoh::conditions(),
         }
     }
 }
@@ -111,6 +122,10 @@ pub fn stream(args: &Stream) -> Result<()> {
             Link::Bare(_) => return Err("bare UDP has no streams".into()),
             #[cfg(feature = "quinn")]
             Link::Quinn(link) => crate::quic::stream(link, &work).await?,
+            #[cfg(feature = "tonic")]
+            Link::Tonic(link) => crate::grpc::stream(link, &work).await?,
+            #[cfg(feature = "zenoh")]
+            Link::Zenoh(link) => crate::zenoh::stream(link, &work).await?,
         };
         Ok::<_, crate::Error>((sent, link))
     })?;
@@ -144,13 +159,16 @@ pub fn echo(args: &Echo) -> Result<()> {
     let (work, common) = (args.clone(), args.common.clone());
     let (mut times, seconds, link) = runtime.block_on(async move {
         let link = tokio::spawn(Link::open(common, hello)).await??;
-        let begun = Instant::now();
-        let times = match &link {
+        let (times, took) = match &link {
             Link::Bare(socket) => crate::bare::echo(socket, &work)?,
             #[cfg(feature = "quinn")]
             Link::Quinn(link) => crate::quic::echo(link, &work).await?,
+            #[cfg(feature = "tonic")]
+            Link::Tonic(link) => crate::grpc::echo(link, &work).await?,
+            #[cfg(feature = "zenoh")]
+            Link::Zenoh(link) => crate::zenoh::echo(link, &work).await?,
         };
-        Ok::<_, crate::Error>((times, begun.elapsed().as_secs_f64(), link))
+        Ok::<_, crate::Error>((times, took.as_secs_f64(), link))
     })?;
     times.sort_unstable();
     let at = |p: usize| {

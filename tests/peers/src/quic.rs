@@ -291,7 +291,7 @@ async fn pour(connection: Connection, payload: usize, limit: Duration) -> Result
 }
 
 /// A stream for each caller, which stays.
-pub async fn echo(link: &Link, args: &Echo) -> Result<Vec<Duration>> {
+pub async fn echo(link: &Link, args: &Echo) -> Result<(Vec<Duration>, Duration)> {
     let limit = Duration::from_secs(args.common.seconds);
     let mut streams = Vec::new();
     for _ in 0..args.concurrency {
@@ -307,7 +307,7 @@ pub async fn echo(link: &Link, args: &Echo) -> Result<Vec<Duration>> {
     for caller in callers {
         times.extend(caller.await??);
     }
-    Ok(times)
+    Ok((times, begun.elapsed()))
 }
 
 async fn call(

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Map, Value, json};
 
 use crate::measure::{Run, Setting, run};
-use crate::rows::{JOBS, Job, ROWS, Row};
+use crate::rows::{JOBS, Job, ROWS, Row, Who};
 use crate::verdict::Samples;
 use crate::{Compare, Result, report};
 
@@ -37,7 +37,7 @@ pub fn compare(args: &Compare) -> Result<()> {
         }
     }
     let wanted = |id: &str| args.rows.is_empty() || args.rows.iter().any(|row| row == id);
-    let stack = clap::ValueEnum::to_possible_value(&args.peer).expect("it has a name");
+    let stack = args.peer.name();
     let only_build = args.rows == ["build"];
     let net = match &args.net {
         Some(net) => net.clone(),
@@ -45,7 +45,7 @@ pub fn compare(args: &Compare) -> Result<()> {
         None => net()?,
     };
     let mut all = json!({
-        "peer": stack.get_name(),
+        "peer": stack,
         "pairs": args.pairs,
         "seconds": args.seconds,
         "cores": std::thread::available_parallelism().map_or(1, usize::from),
@@ -58,6 +58,10 @@ pub fn compare(args: &Compare) -> Result<()> {
         if rows.is_empty() {
             continue;
         }
+        if !args.peer.can(job) && job.sides.iter().any(|side| side.who == Who::Peer) {
+            eprintln!("{}: {stack} cannot do this", job.id);
+            continue;
+        }
         let runs = match take_turns(job, args, &net) {
             Ok(runs) => runs,
             Err(error) => {
@@ -67,7 +71,7 @@ pub fn compare(args: &Compare) -> Result<()> {
             }
         };
         for row in rows {
-            let figures = evaluate(row, job, &runs, stack.get_name())?;
+            let figures = evaluate(row, job, &runs, &stack)?;
             report::print(&figures);
             if let Some(rows) = all["rows"].as_array_mut() {
                 rows.push(figures);

@@ -126,6 +126,7 @@ impl<C> SendPort<C> {
         }
         drop(q);
         if !messages.is_empty() {
+            self.inbox.queued(cost);
             self.ring();
         }
         Ok(())
@@ -146,7 +147,16 @@ impl<C> SendPort<C> {
     /// future before it is ready queues nothing.
     pub async fn send<M: AsRef<[u8]>>(&self, messages: &[M]) -> Result<(), SendError> {
         let mut place = Place { port: self, ticket: None };
-        poll_fn(|cx| self.poll_send(cx, messages, &mut place.ticket)).await
+        let mut waited = false;
+        poll_fn(|cx| {
+            // Before anything is queued: dropping the future here must queue nothing.
+            if !std::mem::replace(&mut waited, true) && self.inbox.runs_ahead() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.poll_send(cx, messages, &mut place.ticket)
+        })
+        .await
     }
 
     fn poll_send<M: AsRef<[u8]>>(
