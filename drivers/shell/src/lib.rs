@@ -4,9 +4,9 @@
 
 pub mod aead;
 pub mod bell;
+pub mod bus;
 #[cfg(feature = "conformance")]
 pub mod conformance;
-pub mod bus;
 pub mod driver;
 pub mod hub;
 pub mod mailbox;

@@ -963,7 +963,7 @@ proptest! {
         let mut c = config(2);
         (c.cookie_after, c.half_open_limit, c.job_limit) = (3, 6, 6);
         let mut m = [node(1), machine(c)];
-        let (mut now, mut id) = (T0, 0);
+        let (mut now, mut id, mut buf) = (T0, 0, [0; 1200]);
         let mut wire: Vec<(usize, Vec<u8>)> = Vec::new();
         let mut held: Vec<(usize, crate::storage::Ticket, Job)> = Vec::new();
         for (kind, n) in steps {
@@ -972,12 +972,9 @@ proptest! {
                 0 => { id += 1; let _ = m[side].dial(now, request(id, 2 - side as u8)); }
                 1 => if let Some((ticket, job)) = m[side].poll_job() { held.push((side, ticket, job)); },
                 2 => if let Some((side, ticket, job)) = held.pop() { m[side].handle_job(now, ticket, job.run()); },
-                3 => {
-                    let mut buf = [0; 1200];
-                    if let Some((_, len)) = m[side].poll_transmit(now, &mut buf) {
-                        wire.push((1 - side, buf[..len].to_vec()));
-                    }
-                }
+                3 => if let Some((_, len)) = m[side].poll_transmit(now, &mut buf) {
+                    wire.push((1 - side, buf[..len].to_vec()));
+                },
                 4 | 5 => if let Some((side, data)) = wire.last().cloned() {
                     if kind == 4 { wire.pop(); }
                     m[side].handle_datagram(now, &path(n as u16 % 3), &data);
@@ -987,17 +984,13 @@ proptest! {
                     Some(Event::Responded { id, .. }) if n % 3 == 0 => { let _ = m[side].confirm(id, &path(1), None); }
                     _ => {}
                 },
-                7 => m[side].cancel(DialId(n % 8)),
-                _ => now += ms(n),
+                7 => m[side].cancel(DialId(n % 8)), _ => now += ms(n),
             }
             for m in &mut m {
-                let Some((at, _)) = m.poll_timeout() else { continue };
-                if at > now { continue }
+                let Some((at, _)) = m.poll_timeout().filter(|(at, _)| *at <= now) else { continue };
                 m.handle_timeout(at.max(now));
-                let mut buf = [0; 1200];
-                let emitted = m.poll_event().is_some()
-                    | m.poll_job().is_some()
-                    | m.poll_transmit(now, &mut buf).is_some();
+                let sent = m.poll_transmit(now, &mut buf).is_some();
+                let emitted = m.poll_event().is_some() | m.poll_job().is_some() | sent;
                 let later = m.poll_timeout().is_none_or(|(next, _)| next > at);
                 prop_assert!(emitted || later, "stuck at {at:?}");
             }
