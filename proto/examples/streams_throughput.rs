@@ -61,7 +61,7 @@ fn run(name: &str, mode: Mode, size: usize, messages: u64) {
         }
         a.streams.send(id, chunk).expect("send");
         packets += carry(a, b, now, &mut buf, &mut sent);
-        if let Some(taken) = b.streams.take(id, std::mem::take(&mut spare)) {
+        if let Some(taken) = b.streams.take(id, &mut spare) {
             // One subtraction where a port would walk the messages.
             let whole = net_proto::stream::Messages::received(&taken.chunk, mode, taken.first);
             let (mut n, mut cost) = (0, 0);

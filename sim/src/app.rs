@@ -50,8 +50,8 @@ impl Ctx<'_> {
         self.world.input(self.me, Input::Command(command));
     }
 
-    /// Messages that arrived on a stream; `None` when there are no more.
-    pub fn take(&mut self, peer: Peer, stream: StreamId, spare: Vec<u8>) -> Option<Taken> {
+    /// All whole messages that arrived on a stream; `None` if there are none. See `Node::take`.
+    pub fn take(&mut self, peer: Peer, stream: StreamId, spare: &mut Vec<u8>) -> Option<Taken> {
         self.world.take(self.me, peer, stream, spare)
     }
 

@@ -150,7 +150,7 @@ impl Pair {
     /// Takes everything that waits on a stream, returns its credit, and gives the messages back.
     pub fn read(&mut self, side: Side, peer: Peer, stream: StreamId) -> Vec<(u64, Vec<u8>)> {
         let mut all = Vec::new();
-        while let Some(taken) = self.world.take(side.place(), peer, stream, Vec::new()) {
+        while let Some(taken) = self.world.take(side.place(), peer, stream, &mut Vec::new()) {
             let Taken { chunk, first, mode, .. } = taken;
             let got: Vec<_> = Messages::received(&chunk, mode, first).map(|(n, m)| (n, m.to_vec())).collect();
             let charge = got.iter().map(|(_, m)| charge(m.len())).sum();

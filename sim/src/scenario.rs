@@ -186,7 +186,7 @@ impl App for Chatter {
             }
             Event::Readable { peer, stream } => {
                 let mut spare = Vec::new();
-                while let Some(taken) = cx.take(peer, stream, std::mem::take(&mut spare)) {
+                while let Some(taken) = cx.take(peer, stream, &mut spare) {
                     let Taken { chunk, first, mode, .. } = taken;
                     let sizes = Messages::received(&chunk, mode, first).map(|(_, m)| charge(m.len()));
                     let (count, worth) = sizes.fold((0, 0), |(n, sum), size| (n + 1, sum + size));

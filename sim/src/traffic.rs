@@ -220,7 +220,7 @@ impl Station {
 
     fn read(&mut self, cx: &mut Ctx<'_>, peer: Peer, stream: StreamId) {
         let mut spare = Vec::new();
-        while let Some(Taken { chunk, first, mode, .. }) = cx.take(peer, stream, std::mem::take(&mut spare)) {
+        while let Some(Taken { chunk, first, mode, .. }) = cx.take(peer, stream, &mut spare) {
             let mut worth = 0;
             let mut messages = Messages::received(&chunk, mode, first);
             for (_, bytes) in messages.by_ref() {
@@ -471,7 +471,7 @@ impl App for Caller {
                 self.call(cx);
             }
             Event::Readable { peer, stream } => {
-                while let Some(Taken { chunk, first, mode, .. }) = cx.take(peer, stream, Vec::new()) {
+                while let Some(Taken { chunk, first, mode, .. }) = cx.take(peer, stream, &mut Vec::new()) {
                     for (_, reply) in Messages::received(&chunk, mode, first) {
                         if verify(reply) != Some((u64::from(cx.me()), self.replies)) {
                             cx.fail(format!("reply {} is not what was asked", self.replies));

@@ -96,7 +96,7 @@ impl Station {
 
     fn read(&mut self, now: Instant, peer: Peer, stream: StreamId) {
         self.note(now, || Step::Take(peer, stream));
-        let Some(taken) = self.node.take(peer, stream, Vec::new()) else { return };
+        let Some(taken) = self.node.take(peer, stream, &mut Vec::new()) else { return };
         let mut total = 0;
         for (_, message) in Messages::received(&taken.chunk, taken.mode, taken.first) {
             total += charge(message.len());

@@ -179,7 +179,7 @@ impl Net {
     }
 
     fn read(&mut self, node: usize, peer: Peer, stream: StreamId) {
-        while let Some(taken) = self.nodes[node].take(peer, stream, Vec::new()) {
+        while let Some(taken) = self.nodes[node].take(peer, stream, &mut Vec::new()) {
             let mut total = 0;
             for (_, message) in Messages::received(&taken.chunk, taken.mode, taken.first) {
                 total += charge(message.len());

@@ -101,20 +101,14 @@ async fn memory_stays_below_the_printed_ceiling_and_steady_traffic_asks_for_litt
         Ok(())
     };
     soon("warm-up", round(300)).await?;
-    // A queue that reaches a new high allocates, and on a busy machine queues go on doing so. What a
-    // packet itself asks for shows in every stretch; so the best of several counts.
-    let mut best = u64::MAX;
-    for _ in 0..8 {
-        let packets = a.stats().await?.datagrams_sent + b.stats().await?.datagrams_sent;
-        let calls = CALLS.load(Relaxed);
-        soon("rounds", round(400)).await?;
-        let calls = CALLS.load(Relaxed) - calls;
-        let packets = a.stats().await?.datagrams_sent + b.stats().await?.datagrams_sent - packets;
-        println!("{calls} allocations over {packets} packets, {} per 10,000", calls * 10_000 / packets);
-        assert!(packets >= 10_000, "{packets}");
-        best = best.min(calls * 10_000 / packets);
-    }
-    // Seen on a quiet machine: 3.
-    assert!(best <= 100, "{best} allocations per 10,000 packets at best");
+    let packets = a.stats().await?.datagrams_sent + b.stats().await?.datagrams_sent;
+    let calls = CALLS.load(Relaxed);
+    soon("rounds", round(400)).await?;
+    let calls = CALLS.load(Relaxed) - calls;
+    let packets = a.stats().await?.datagrams_sent + b.stats().await?.datagrams_sent - packets;
+    println!("{calls} allocations over {packets} packets, {} per 10,000", calls * 10_000 / packets);
+    assert!(packets >= 10_000, "{packets}");
+    // Seen: 3. What is left is queues that reach a new high.
+    assert!(calls * 10_000 / packets <= 100, "{calls} allocations over {packets} packets");
     Ok(())
 }

@@ -149,7 +149,7 @@ impl<P: Plane> Core<P> {
         out
     }
 
-    fn take(&mut self, peer: Peer, stream: StreamId, spare: Vec<u8>) -> Option<Taken> {
+    fn take(&mut self, peer: Peer, stream: StreamId, spare: &mut Vec<u8>) -> Option<Taken> {
         let out = self.host.take(peer, stream, spare);
         if let Some(recorder) = &mut self.recorder {
             // Taking happens at the node's own time, which is that of its last input.
@@ -554,12 +554,10 @@ impl<P: Plane> Driver<P> {
     /// Moves what arrived into the port.
     fn take(&mut self, peer: Peer, id: StreamId) {
         let Some(stream) = self.named(peer, id) else { return };
-        let mut any = false;
-        while let Some(taken) = self.core.take(peer, id, stream.rx.spare()) {
-            any = true;
-            stream.rx.push(taken);
-        }
-        if any && self.filled.last() != Some(&stream.key) {
+        let mut spare = stream.rx.spare();
+        let Some(taken) = self.core.take(peer, id, &mut spare) else { return stream.rx.keep(spare) };
+        stream.rx.push(taken);
+        if self.filled.last() != Some(&stream.key) {
             self.filled.push(stream.key);
         }
     }

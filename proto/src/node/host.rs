@@ -413,7 +413,7 @@ impl<P: Plane> Host<P> {
     }
 
     /// See [`Node::take`]. `None` for lanes: the plane reads those.
-    pub fn take(&mut self, peer: Peer, stream: StreamId, spare: Vec<u8>) -> Option<Taken> {
+    pub fn take(&mut self, peer: Peer, stream: StreamId, spare: &mut Vec<u8>) -> Option<Taken> {
         if self.lanes.by_stream.contains_key(&(peer, stream)) {
             return None;
         }
@@ -630,24 +630,20 @@ impl<P: Plane> Host<P> {
     }
 
     fn read(&mut self, peer: Peer, stream: StreamId) {
-        while let Some(s) = self.lanes.of(peer, stream) {
-            let (lane, hidden) = (s.handle, s.hidden);
-            let Some(taken) = self.node.take(peer, stream, core::mem::take(&mut self.spare)) else { return };
-            let mut total = 0;
-            for (number, message) in Messages::received(&taken.chunk, taken.mode, taken.first) {
-                total += charge(message.len());
-                if !hidden {
-                    self.give(In::Msg(peer, lane, number, message));
-                }
-            }
-            self.spare = taken.chunk;
-            self.spare.clear();
-            let consumed = Command::Consumed { peer, stream, charge: total };
-            self.node.handle(self.now, Input::Command(consumed));
-            if total == 0 {
-                return;
+        let Some(s) = self.lanes.of(peer, stream) else { return };
+        let (lane, hidden) = (s.handle, s.hidden);
+        let Some(taken) = self.node.take(peer, stream, &mut self.spare) else { return };
+        let mut total = 0;
+        for (number, message) in Messages::received(&taken.chunk, taken.mode, taken.first) {
+            total += charge(message.len());
+            if !hidden {
+                self.give(In::Msg(peer, lane, number, message));
             }
         }
+        self.spare = taken.chunk;
+        self.spare.clear();
+        let consumed = Command::Consumed { peer, stream, charge: total };
+        self.node.handle(self.now, Input::Command(consumed));
     }
 
     fn flushed(&mut self, slot: u32) {

@@ -479,9 +479,9 @@ impl Node {
         earlier(self.handshakes.poll_timeout(), self.timers.next())
     }
 
-    /// Takes the received messages of a stream; `spare` is an empty vector whose memory the stream
-    /// goes on with. `None` if nothing was received or the stream is unknown.
-    pub fn take(&mut self, peer: Peer, stream: StreamId, spare: Vec<u8>) -> Option<Taken> {
+    /// Takes all whole messages that a stream received; it goes on with the memory of `spare`. `None` if
+    /// there are none or the stream is unknown; `spare` then stays with the caller.
+    pub fn take(&mut self, peer: Peer, stream: StreamId, spare: &mut Vec<u8>) -> Option<Taken> {
         let now = self.now;
         let taken = self.session_mut(peer)?.streams.take(stream, spare);
         self.touched(now, peer.slot());

@@ -145,7 +145,7 @@ impl Net {
 
     fn read(&mut self, node: usize, peer: Peer, stream: StreamId) {
         loop {
-            let taken = self.nodes[node].take(peer, stream, Vec::new());
+            let taken = self.nodes[node].take(peer, stream, &mut Vec::new());
             self.note(node, || Step::Take(peer, stream), taken.as_ref().map_or(&[], |t| &t.chunk));
             let Some(taken) = taken else { break };
             let mut total = 0;

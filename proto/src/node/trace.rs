@@ -138,7 +138,7 @@ impl<P: Plane> Host<P> {
                 }
             }
             Step::Take(peer, stream) => {
-                if let Some(taken) = self.take(peer, stream, Vec::new()) {
+                if let Some(taken) = self.take(peer, stream, &mut Vec::new()) {
                     output.add(&taken.chunk);
                 }
             }
@@ -205,7 +205,7 @@ impl Node {
                 }
             }
             Step::Take(peer, stream) => {
-                if let Some(taken) = self.take(peer, stream, Vec::new()) {
+                if let Some(taken) = self.take(peer, stream, &mut Vec::new()) {
                     output.add(&taken.chunk);
                 }
             }

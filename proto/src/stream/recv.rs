@@ -597,11 +597,12 @@ impl RecvHalf {
         if matches!(self.mode, Mode::Reliable) { self.ready.len() } else { self.scan }
     }
 
-    /// Swaps the whole messages out; `spare` becomes the next chunk.
-    pub fn take(&mut self, mut spare: Vec<u8>) -> Option<(Vec<u8>, u64)> {
+    /// Swaps all whole messages out; `spare` becomes the next chunk, or stays where there are none.
+    pub fn take(&mut self, spare: &mut Vec<u8>) -> Option<(Vec<u8>, u64)> {
         if self.whole == 0 {
             return None;
         }
+        let mut spare = core::mem::take(spare);
         spare.clear();
         spare.extend_from_slice(&self.ready[self.whole..]);
         let mut chunk = core::mem::replace(&mut self.ready, spare);

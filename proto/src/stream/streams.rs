@@ -414,8 +414,9 @@ impl Streams {
         }
     }
 
-    /// Swaps out the whole messages of a stream; `spare` becomes the buffer of the next ones.
-    pub fn take(&mut self, id: StreamId, spare: Vec<u8>) -> Option<Taken> {
+    /// Swaps out all whole messages of a stream; `spare` becomes the buffer of the next ones, or stays
+    /// as it is if there are none.
+    pub fn take(&mut self, id: StreamId, spare: &mut Vec<u8>) -> Option<Taken> {
         let slot = self.table.find(id.0)?;
         let s = self.table.get_mut(slot)?;
         let mode = s.mode;

@@ -181,7 +181,7 @@ impl Pair {
     }
 
     fn read(&mut self, end: usize, id: StreamId) {
-        let Some(taken) = self.ends[end].take(id, Vec::new()) else { return };
+        let Some(taken) = self.ends[end].take(id, &mut Vec::new()) else { return };
         let mut cost = 0;
         let mut messages = Messages::received(&taken.chunk, taken.mode, taken.first);
         for (number, message) in messages.by_ref() {
@@ -404,6 +404,25 @@ fn streams_without_end_are_refused_and_places_come_back() {
     let mut r = Reader::new(&[0x41, 0xa8, 1, 16, 0]);
     let got = pair.ends[1].handle_frame(pair.now, 0x10, &mut r, &mut pair.pools[1]);
     assert_eq!(got, Err(FrameError::Violation(Violation::StreamLimit)));
+}
+
+#[test]
+fn memory_that_is_offered_stays_with_the_caller_where_nothing_is_taken() {
+    let mut pair = Pair::new(&Config::default(), 1, 0);
+    pair.reading = [false; 2];
+    let id = pair.ends[0].open("s", Mode::Reliable, 16).unwrap();
+    let mut bytes = Vec::new();
+    frame_message(&mut bytes, &message(0, 100));
+    pair.ends[0].send(id, bytes).unwrap();
+    pair.settle();
+    let mut spare = Vec::with_capacity(1000);
+    assert_eq!(pair.ends[1].take(StreamId(id.0 + 2), &mut spare).map(|t| t.chunk.len()), None);
+    assert_eq!(spare.capacity(), 1000, "the stream is unknown");
+    assert!(pair.ends[1].take(id, &mut spare).is_some());
+    assert_eq!(spare.capacity(), 0, "the stream goes on with it");
+    spare.reserve_exact(500);
+    assert!(pair.ends[1].take(id, &mut spare).is_none());
+    assert_eq!(spare.capacity(), 500, "there was nothing more");
 }
 
 #[test]

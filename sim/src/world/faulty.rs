@@ -33,7 +33,7 @@ impl World {
         place: u32,
         peer: net_proto::session::Peer,
         stream: net_proto::stream::StreamId,
-        spare: Vec<u8>,
+        spare: &mut Vec<u8>,
     ) -> Option<net_proto::stream::Taken> {
         let taken = self.node_mut(place)?.take(peer, stream, spare)?;
         self.watch.see(self.now(), &Seen::Taken { node: place, peer, stream, taken: &taken });

@@ -41,6 +41,15 @@ struct Arrived {
     waiters: Waiters,
 }
 
+impl Arrived {
+    fn keep(&mut self, mut spare: Vec<u8>) {
+        if spare.capacity() > 0 && self.spares.len() < SPARES {
+            spare.clear();
+            self.spares.push(spare);
+        }
+    }
+}
+
 /// What readers hold: the driver never waits for this lock, so an application may compute under it.
 #[derive(Debug, Default)]
 struct Reader {
@@ -87,6 +96,11 @@ impl<C> RecvPort<C> {
     /// Driver: memory for the next chunk.
     pub fn spare(&self) -> Vec<u8> {
         lock(&self.arrived).spares.pop().unwrap_or_default()
+    }
+
+    /// Driver: what [`RecvPort::spare`] gave, if it was not needed.
+    pub fn keep(&self, spare: Vec<u8>) {
+        lock(&self.arrived).keep(spare);
     }
 
     /// Driver: appends a chunk. [`RecvPort::wake`] follows once per turn.
@@ -184,11 +198,8 @@ impl<C> RecvPort<C> {
             }
             // The lock of the arrivals is taken once per swap, not once per message.
             let mut arrived = lock(&self.arrived);
-            while let Some(mut empty) = reader.chunks.pop_front() {
-                if arrived.spares.len() < SPARES {
-                    empty.chunk.clear();
-                    arrived.spares.push(empty.chunk);
-                }
+            while let Some(empty) = reader.chunks.pop_front() {
+                arrived.keep(empty.chunk);
             }
             reader.at = 0;
             if !arrived.chunks.is_empty() {

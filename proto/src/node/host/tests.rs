@@ -462,8 +462,8 @@ fn application_streams_go_on_beside_lanes() {
         panic!("{:?}", pair.events[1])
     };
     let lane = pair.hosts[1].lanes.by_stream.keys().next().unwrap().1;
-    assert!(pair.hosts[1].take(peer, lane, Vec::new()).is_none());
-    let taken = pair.hosts[1].take(peer, stream, Vec::new()).expect("a message");
+    assert!(pair.hosts[1].take(peer, lane, &mut Vec::new()).is_none());
+    let taken = pair.hosts[1].take(peer, stream, &mut Vec::new()).expect("a message");
     let got: Vec<_> = Messages::received(&taken.chunk, taken.mode, taken.first).collect();
     assert_eq!(got, [(0, &b"hello"[..])]);
 }
