@@ -103,7 +103,7 @@ impl Peer {
         wait.recv().await.map_err(|_| Error::Shutdown)?.ok_or_else(|| self.gone())
     }
 
-    /// Waits until the association is gone, and says why. Dropping the future has no effect.
+    /// Waits until the association is gone, with all its streams, and says why. Dropping the future has no effect.
     pub async fn closed(&self) -> DownReason {
         self.shared.closed().await
     }

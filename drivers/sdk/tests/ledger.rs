@@ -82,6 +82,14 @@ async fn a_reset_counts_what_was_queued_once_whatever_follows() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disconnect_reports_what_was_queued_and_the_shutdown_does_not_count_it_again() -> Result<()> {
+    // How much of it the driver has taken by the time of the reset differs.
+    for _ in 0..20 {
+        disconnected_with_messages_queued().await?;
+    }
+    Ok(())
+}
+
+async fn disconnected_with_messages_queued() -> Result<()> {
     let (a, b, peer) = pair().await?;
     let (tx, _rx) = opened(&b, &peer, Reliable).await?;
     let mut events = a.events();
@@ -100,12 +108,7 @@ async fn a_disconnect_reports_what_was_queued_and_the_shutdown_does_not_count_it
     };
     let drained = soon("shutdown", a.shutdown()).await;
     check(drained, count + more);
-    // The stream that was reset may have closed before the association did; its loss is told then.
-    let earlier = drained.lost.messages - lost.messages;
-    assert!(
-        earlier <= more,
-        "the event told {lost:?}, the shutdown {drained:?}, the reset dropped at most {more}"
-    );
+    assert_eq!(drained.lost, lost, "the event told all of it");
     soon("shutdown", b.shutdown()).await;
     Ok(())
 }

@@ -110,6 +110,7 @@ where
         wall_at: now,
         admitted: 0,
         lost: Lost::default(),
+        dropped: HashMap::new(),
         closing: None,
         storage: settings.storage,
     };
@@ -239,6 +240,8 @@ struct Driver<P: Plane> {
     admitted: u64,
     /// Those that never reached the node. What the node lost is in its ledger, and only there.
     lost: Lost,
+    /// What ports of living streams dropped, by the stream's key.
+    dropped: HashMap<u32, Lost>,
     closing: Option<Closing>,
     storage: Option<Box<dyn Storage>>,
 }
@@ -496,13 +499,14 @@ impl<P: Plane> Driver<P> {
             self.streams.iter().flatten().filter(|stream| stream.peer.peer == peer).cloned().collect();
         for stream in streams {
             self.take(peer, stream.id);
-            let ports = self.end_sending(&stream, SendError::Disconnected(reason));
-            lost.messages += ports.messages;
-            lost.bytes += ports.bytes;
+            self.end_sending(&stream, SendError::Disconnected(reason));
+            add(&mut lost, self.dropped.remove(&stream.key).unwrap_or_default());
             stream.rx.end(End::Disconnected(reason));
             self.fail_flushes(stream.key, SendError::Disconnected(reason));
             self.remove(&stream);
         }
+        // After its streams ended: who waited for the end finds them ended.
+        shared.set_closed();
         self.hub.gone(peer);
         tracing::info!(peer = ?shared.entity, %reason, "disconnected");
         self.hub.tell(&Notice::Disconnected(shared, reason, lost));
@@ -539,6 +543,7 @@ impl<P: Plane> Driver<P> {
     fn remove(&mut self, stream: &StreamShared) {
         if self.names.remove(&(stream.peer.peer, stream.id)).is_some() {
             self.streams[stream.key as usize] = None;
+            self.dropped.remove(&stream.key);
             self.free.push(stream.key);
         }
     }
@@ -598,23 +603,25 @@ impl<P: Plane> Driver<P> {
             let (peer, stream) = (stream.peer.peer, stream.id);
             self.core.command(now, Command::Send { peer, stream, chunk: got.chunk });
         } else {
-            self.count_lost(Lost { messages: got.messages, bytes: got.bytes });
+            self.drop_at_port(stream, Lost { messages: got.messages, bytes: got.bytes });
         }
     }
 
     /// No more goes out on this stream; what was not collected is lost, and returned.
-    fn end_sending(&mut self, stream: &StreamShared, why: SendError) -> Lost {
+    fn end_sending(&mut self, stream: &StreamShared, why: SendError) {
         stream.tx.close(why);
         let Collected { messages, bytes, .. } = stream.tx.collect(Vec::new());
         self.admitted += messages;
-        let lost = Lost { messages, bytes };
-        self.count_lost(lost);
-        lost
+        self.drop_at_port(stream, Lost { messages, bytes });
     }
 
-    fn count_lost(&mut self, lost: Lost) {
-        self.lost.messages += lost.messages;
-        self.lost.bytes += lost.bytes;
+    /// Counts what never reached the node. While the stream lives, the end of its association tells it
+    /// too, as it tells what the node itself dropped.
+    fn drop_at_port(&mut self, stream: &StreamShared, lost: Lost) {
+        add(&mut self.lost, lost);
+        if lost.messages > 0 && self.names.contains_key(&(stream.peer.peer, stream.id)) {
+            add(self.dropped.entry(stream.key).or_default(), lost);
+        }
     }
 
     fn call(&mut self, now: Instant, call: Control) {
@@ -816,8 +823,7 @@ impl<P: Plane> Driver<P> {
         let admitted = self.admitted + self.core.host.committed();
         let mut lost = self.lost;
         for part in [node.queued, node.reset, node.stopped, node.closed] {
-            lost.messages += part.messages;
-            lost.bytes += part.bytes;
+            add(&mut lost, part.into());
         }
         let flushed = node.delivered.messages;
         if flushed + lost.messages != admitted {
@@ -843,4 +849,9 @@ impl<P: Plane> Driver<P> {
             let _ = reply.try_send(drained);
         }
     }
+}
+
+fn add(sum: &mut Lost, part: Lost) {
+    sum.messages += part.messages;
+    sum.bytes += part.bytes;
 }

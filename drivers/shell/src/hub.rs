@@ -183,7 +183,7 @@ impl PeerShared {
         *lock(&self.down)
     }
 
-    /// Waits until it is gone.
+    /// Waits until it is gone, and its streams with it.
     pub async fn closed(&self) -> DownReason {
         self.gone.take(|()| true, || false).await;
         self.down().unwrap_or(DownReason::Shutdown)
@@ -195,6 +195,10 @@ impl PeerShared {
 
     pub(crate) fn set_down(&self, reason: DownReason) {
         lock(&self.down).get_or_insert(reason);
+    }
+
+    /// Its streams have ended too.
+    pub(crate) fn set_closed(&self) {
         self.gone.close();
     }
 }
