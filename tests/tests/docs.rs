@@ -59,6 +59,7 @@ fn every_error_has_a_remedy() {
     let page = fs::read_to_string(net_tests::root().join("docs/ERRORS.md")).expect("the page");
     let enums = [
         ("drivers/sdk", "error.rs", "Error"),
+        ("drivers/sdk", "net/error.rs", "SdkError"),
         ("proto", "node/api.rs", "DialError"),
         ("proto", "session/mod.rs", "DownReason"),
         ("proto", "node/api.rs", "StreamError"),

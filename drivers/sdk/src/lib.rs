@@ -47,7 +47,15 @@ pub use net_tokio::Tokio;
 pub use peer::{Peer, StreamOptions};
 pub use stream::Stream;
 
-/// The program of the README compiles and runs.
+/// The programs of the pages compile, and those that say so run.
 #[cfg(all(doctest, feature = "tokio"))]
-#[doc = include_str!("../../../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../../docs/BUS.md")]
+    struct Bus;
+    #[doc = include_str!("../../../docs/FEATURES.md")]
+    struct Features;
+    #[doc = include_str!("../../../docs/MIGRATION.md")]
+    struct Migration;
+}
