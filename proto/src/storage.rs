@@ -2,6 +2,8 @@
 //! the matching [`StoreResult`] arrives. `docs/STORAGE.md` states the contract that every
 //! implementation keeps.
 
+pub mod renew;
+
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use net_proto::storage::{Storage, StoreError, StoreOp, StoreResult, Stored, Ticket};
 use net_proto::time::{Duration, Instant, nanos};
 use net_shell::runtime::Timer;
-use net_shell::storage::check_name;
+use net_shell::storage::{Change, check_name};
 
 use crate::keyed::{Domain, Rng};
 use crate::plan::DiskFault;
@@ -23,27 +23,6 @@ pub const SECTOR: usize = 512;
 const MAX_FILE: u64 = 1 << 30;
 /// An operation takes a time from this range, before faults make it slower.
 const LATENCY: (u64, u64) = (20_000, 400_000);
-
-#[derive(Clone, Debug)]
-enum Change {
-    Write { offset: usize, data: Vec<u8> },
-    Truncate(usize),
-}
-
-impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Self::Write { offset, data } => {
-                let end = offset + data.len();
-                if bytes.len() < end {
-                    bytes.resize(end, 0);
-                }
-                bytes[*offset..end].copy_from_slice(data);
-            }
-            Self::Truncate(len) => bytes.resize(*len, 0),
-        }
-    }
-}
 
 #[derive(Clone, Debug, Default)]
 struct Inode {

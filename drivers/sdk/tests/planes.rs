@@ -1,6 +1,7 @@
 //! Planes in the real driver: beside the application's streams, over real sockets and files, on every
 //! runtime. The same planes run in the simulator in `sim/tests/planes.rs`.
 
+#[macro_use]
 mod common;
 #[path = "common/toys.rs"]
 mod toys;
@@ -12,28 +13,7 @@ use common::{fresh, soon};
 use net_proto::storage::StoreError;
 use net_sdk::{Error, Mesh, Peer, Reliable, Result, Runtime, StreamError, rt};
 use net_shell::trace::{self, Entry, TraceError};
-use net_smol::Smol;
 use toys::{NotesCommand, NotesEvent, PingCommand, PingEvent, Ports, ToyCommand, ToyEvent, note, ping, toys};
-
-/// Makes a test of each case on each runtime.
-macro_rules! on_every_runtime {
-    ($($case:ident)*) => {
-        #[cfg(feature = "tokio")]
-        mod on_tokio {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() -> net_sdk::Result<()> {
-                super::$case("tokio").await
-            })*
-        }
-
-        mod on_smol {
-            $(#[test]
-            fn $case() -> net_sdk::Result<()> {
-                smol::block_on(net_sdk::rt::enter(super::smol_runtime(), super::$case("smol")))
-            })*
-        }
-    };
-}
 
 on_every_runtime! {
     calls_and_subscriptions_run_beside_streams
@@ -41,10 +21,6 @@ on_every_runtime! {
     storage_and_signatures_are_effects
     whoever_waits_is_told_when_the_driver_stops
     a_record_with_planes_replays_and_a_flipped_byte_is_found
-}
-
-fn smol_runtime() -> Arc<dyn Runtime> {
-    Arc::new(Smol::new())
 }
 
 struct Pair {

@@ -1,32 +1,11 @@
 //! Two nodes over loopback. Every case runs on every runtime.
 
+#[macro_use]
 mod common;
 
-use common::{fresh, opened, pair, soon};
-use net_sdk::{Error, FireAndForget, Mesh, Reliable, Result, Runtime, Unordered, rt};
-use net_smol::Smol;
+use common::{fresh, opened, pair, smol_runtime, soon};
+use net_sdk::{Error, FireAndForget, Mesh, Reliable, Result, Unordered, rt};
 use std::collections::BTreeSet;
-use std::sync::Arc;
-
-/// Makes a test of each case on each runtime. The case gets the name of the runtime.
-macro_rules! on_every_runtime {
-    ($($case:ident)*) => {
-        #[cfg(feature = "tokio")]
-        mod on_tokio {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $case() -> net_sdk::Result<()> {
-                super::$case("tokio").await
-            })*
-        }
-
-        mod on_smol {
-            $(#[test]
-            fn $case() -> net_sdk::Result<()> {
-                smol::block_on(net_sdk::rt::enter(super::smol_runtime(), super::$case("smol")))
-            })*
-        }
-    };
-}
 
 on_every_runtime! {
     ten_thousand_messages_in_the_reliable_modes
@@ -35,10 +14,6 @@ on_every_runtime! {
     a_node_comes_back_with_its_identity_and_the_other_side_learns_that_it_was_gone
     mistakes_are_told
     tasks_run_on_the_runtime_that_was_asked_for
-}
-
-fn smol_runtime() -> Arc<dyn Runtime> {
-    Arc::new(Smol::new())
 }
 
 async fn ten_thousand_messages_in_the_reliable_modes(_on: &str) -> Result<()> {

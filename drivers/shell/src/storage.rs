@@ -9,7 +9,7 @@ pub mod state;
 
 pub use conformance::{Reopen, conformance, conforms};
 pub use file::FileStorage;
-pub use forgetting::{Disk, Forgetting};
+pub use forgetting::{Change, Disk, Forgetting};
 
 use net_proto::storage::StoreError;
 

@@ -1,13 +1,7 @@
 //! Who a producer is, over restarts: an id that stays and an incarnation that rises.
 //!
-//! ```text
-//! Lock ─▶ List ─▶ (Open ─▶ Read)? ─▶ OpenTemp ─▶ Cut ─▶ Write ─▶ Sync ─▶ Rename ─▶ Done
-//!   └───────┴────────┴───────┴──────────┴─────────┴───────┴───────┴───────┴─────▶ Failed
-//! ```
-//!
-//! The incarnation is durable before anybody uses it, and the file is locked while the producer
-//! lives. So no two lives ever name different events alike. A file that is not whole, or is not
-//! ours, is refused and left as it is.
+//! The incarnation is durable before anybody uses it ([`Renew`]), and the file is locked while the producer
+//! lives. So no two lives ever name different events alike. A file that is not ours is refused as well.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -16,7 +10,8 @@ use thiserror::Error;
 use super::crc::crc32c;
 use super::id::ProducerId;
 use crate::codec::{Reader, Writer};
-use crate::storage::{StoreError, StoreOp, StoreResult, Stored, Ticket};
+use crate::storage::renew::{Content, Names, Renew};
+use crate::storage::{StoreError, StoreOp, StoreResult, Ticket};
 
 const MAGIC: &[u8; 8] = b"net prod";
 const VERSION: u8 = 1;
@@ -44,122 +39,64 @@ pub enum ProducerError {
     Store(#[from] StoreError),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Lock,
-    List,
-    Open,
-    Read,
-    OpenTemp,
-    Cut,
-    Write,
-    Sync,
-    Rename,
-    Over,
+/// Who the producer is, and what its next incarnation has to respect.
+#[derive(Debug)]
+struct Life {
+    floor: u64,
+    producer: ProducerId,
+    incarnation: u64,
+}
+
+impl Content for Life {
+    type Error = ProducerError;
+    const LEN: usize = LEN;
+    const IN_USE: ProducerError = ProducerError::InUse;
+
+    fn next(&mut self, last: Option<&[u8]>) -> Result<Vec<u8>, ProducerError> {
+        let next = match last {
+            Some(bytes) => {
+                let (producer, last) = decode_producer(bytes)?;
+                self.producer = producer;
+                last.checked_add(1).ok_or(ProducerError::Exhausted)?
+            }
+            None => 1,
+        };
+        self.incarnation = next.max(self.floor);
+        Ok(record(self.producer, self.incarnation))
+    }
 }
 
 /// Raises the incarnation. A machine: take an operation, hand back its result, until it answers.
 #[derive(Debug)]
-pub struct ProducerFile {
-    file: String,
-    state: State,
-    asked: bool,
-    floor: u64,
-    producer: ProducerId,
-    incarnation: u64,
-    answer: Option<Result<(ProducerId, u64), ProducerError>>,
-}
+pub struct ProducerFile(Renew<Life>);
 
 impl ProducerFile {
     /// `fresh`: the id if there is no file yet. `floor`: the incarnation is at least this (the wall
     /// clock in µs, so that a file restored from a backup still rises).
-    pub const fn new(file: String, fresh: ProducerId, floor: u64) -> Self {
-        let state = State::Lock;
-        Self { file, state, asked: false, floor, producer: fresh, incarnation: 0, answer: None }
-    }
-
-    fn with(&self, end: &str) -> String {
-        alloc::format!("{}{end}", self.file)
+    pub fn new(file: String, fresh: ProducerId, floor: u64) -> Self {
+        let with = |end: &str| alloc::format!("{file}{end}");
+        let names = Names { lock: with(".lock"), temp: with(".tmp"), file };
+        Self(Renew::new(names, Life { floor, producer: fresh, incarnation: 0 }))
     }
 
     /// The next operation, if one is due. There is never more than one under way.
     #[must_use]
     pub fn poll_store(&mut self) -> Option<(Ticket, StoreOp)> {
-        if self.asked || self.state == State::Over {
-            return None;
-        }
-        self.asked = true;
-        let open = |file, exclusive| StoreOp::Open { file, exclusive, preallocate: 0 };
-        let (file, temp) = (self.file.clone(), self.with(".tmp"));
-        let op = match self.state {
-            State::Lock => open(self.with(".lock"), true),
-            State::List => StoreOp::List,
-            State::Open => open(file, false),
-            // One byte more than a whole file, to notice a longer one.
-            State::Read => StoreOp::Read { file, offset: 0, len: LEN as u64 + 1 },
-            State::OpenTemp => open(temp, false),
-            State::Cut => StoreOp::Truncate { file: temp, len: 0 },
-            State::Write => {
-                let data = record(self.producer, self.incarnation);
-                StoreOp::Write { file: temp, offset: 0, data }
-            }
-            State::Sync => StoreOp::Sync { file: temp },
-            State::Rename => StoreOp::Rename { from: temp, to: file },
-            State::Over => return None,
-        };
-        Some((Ticket(self.state as u64), op))
+        self.0.poll_store()
     }
 
     /// The result of the operation under `ticket`. Results of others are ignored.
     pub fn handle_stored(&mut self, ticket: Ticket, result: StoreResult) {
-        if !self.asked || ticket != Ticket(self.state as u64) {
-            return;
-        }
-        self.asked = false;
-        let next = match result {
-            Ok(stored) => self.next(stored),
-            Err(StoreError::Locked) if self.state == State::Lock => Err(ProducerError::InUse),
-            Err(error) => Err(error.into()),
-        };
-        self.state = next.unwrap_or_else(|error| {
-            self.answer = Some(Err(error));
-            State::Over
-        });
-    }
-
-    fn next(&mut self, stored: Stored) -> Result<State, ProducerError> {
-        Ok(match (self.state, stored) {
-            (State::Lock, _) => State::List,
-            (State::List, Stored::Names(names)) if names.contains(&self.file) => State::Open,
-            (State::List, Stored::Names(_)) => {
-                self.incarnation = self.floor.max(1);
-                State::OpenTemp
-            }
-            (State::Open, _) => State::Read,
-            (State::Read, Stored::Data(bytes)) => {
-                let (producer, last) = decode_producer(&bytes)?;
-                self.producer = producer;
-                self.incarnation = last.checked_add(1).ok_or(ProducerError::Exhausted)?.max(self.floor);
-                State::OpenTemp
-            }
-            (State::OpenTemp, _) => State::Cut,
-            (State::Cut, _) => State::Write,
-            (State::Write, _) => State::Sync,
-            (State::Sync, _) => State::Rename,
-            (State::Rename | State::Over, _) => {
-                self.answer = Some(Ok((self.producer, self.incarnation)));
-                State::Over
-            }
-            // The storage answered something else than was asked.
-            (State::List | State::Read, _) => return Err(StoreError::Io.into()),
-        })
+        self.0.handle_stored(ticket, result);
     }
 
     /// The answer, once: the id and this life's incarnation. The file stays locked for as long as
     /// the storage lives.
     #[must_use]
-    pub const fn poll_event(&mut self) -> Option<Result<(ProducerId, u64), ProducerError>> {
-        self.answer.take()
+    pub fn poll_event(&mut self) -> Option<Result<(ProducerId, u64), ProducerError>> {
+        let life = self.0.content();
+        let answer = (life.producer, life.incarnation);
+        Some(self.0.poll_event()?.map(|()| answer))
     }
 }
 

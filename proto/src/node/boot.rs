@@ -1,13 +1,6 @@
 //! Which life of a node this is: a durable counter that never hands out the same number twice.
 //!
-//! ```text
-//! Lock ─▶ List ─▶ (Open ─▶ Read)? ─▶ OpenTemp ─▶ Cut ─▶ Write ─▶ Sync ─▶ Rename ─▶ Done
-//!   └───────┴────────┴───────┴──────────┴─────────┴───────┴───────┴───────┴─────▶ Failed
-//! ```
-//!
-//! The new epoch is durable under its final name *before* it is given out. A crash at any point
-//! leaves either the old file or the new one, whose epoch nobody used yet. A file that is not whole
-//! is refused and left as it is: guessing an epoch could repeat one.
+//! [`Renew`] makes the new epoch durable before it is given out.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -15,7 +8,8 @@ use thiserror::Error;
 
 use crate::codec::{Reader, Writer};
 use crate::identity::Incarnation;
-use crate::storage::{StoreError, StoreOp, StoreResult, Stored, Ticket};
+use crate::storage::renew::{Content, Names, Renew};
+use crate::storage::{StoreError, StoreOp, StoreResult, Ticket};
 
 /// Name of the file with the epoch.
 pub const FILE: &str = "boot";
@@ -49,119 +43,59 @@ pub enum BootError {
     Store(#[from] StoreError),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Lock,
-    List,
-    Open,
-    Read,
-    OpenTemp,
-    Cut,
-    Write,
-    Sync,
-    Rename,
-    Over,
+/// The last epoch, and what the next one has to respect.
+#[derive(Debug)]
+struct Epoch {
+    floor: u64,
+    epoch: u64,
+}
+
+impl Content for Epoch {
+    type Error = BootError;
+    const LEN: usize = LEN;
+    const IN_USE: BootError = BootError::InUse;
+
+    fn next(&mut self, last: Option<&[u8]>) -> Result<Vec<u8>, BootError> {
+        let next = match last {
+            Some(bytes) => decode(bytes)?.checked_add(1).ok_or(BootError::Exhausted)?,
+            None => 1,
+        };
+        self.epoch = next.max(self.floor);
+        Ok(encode(self.epoch))
+    }
 }
 
 /// Raises the boot epoch. A machine: take an operation, hand back its result, until it answers.
 #[derive(Debug)]
 pub struct Boot {
-    state: State,
-    /// The operation of this state was given out.
-    asked: bool,
-    floor: u64,
+    file: Renew<Epoch>,
     random: u64,
-    epoch: u64,
-    answer: Option<Result<Incarnation, BootError>>,
 }
 
 impl Boot {
     /// `floor`: the epoch is at least this (the wall clock in µs, so that a directory restored from
     /// a backup, or made after lives without one, still rises). `random`: 64 fresh random bits.
-    pub const fn new(floor: u64, random: u64) -> Self {
-        Self { state: State::Lock, asked: false, floor, random, epoch: 0, answer: None }
+    pub fn new(floor: u64, random: u64) -> Self {
+        let names = Names { file: FILE.into(), lock: LOCK.into(), temp: TEMP.into() };
+        Self { file: Renew::new(names, Epoch { floor, epoch: 0 }), random }
     }
 
     /// The next operation, if one is due. There is never more than one under way.
     #[must_use]
     pub fn poll_store(&mut self) -> Option<(Ticket, StoreOp)> {
-        if self.asked || self.state == State::Over {
-            return None;
-        }
-        self.asked = true;
-        let open = |file: &str, exclusive| StoreOp::Open { file: file.into(), exclusive, preallocate: 0 };
-        let op = match self.state {
-            State::Lock => open(LOCK, true),
-            State::List => StoreOp::List,
-            State::Open => open(FILE, false),
-            // One byte more than a whole file, to notice a longer one.
-            State::Read => StoreOp::Read { file: FILE.into(), offset: 0, len: LEN as u64 + 1 },
-            State::OpenTemp => open(TEMP, false),
-            State::Cut => StoreOp::Truncate { file: TEMP.into(), len: 0 },
-            State::Write => StoreOp::Write { file: TEMP.into(), offset: 0, data: encode(self.epoch) },
-            State::Sync => StoreOp::Sync { file: TEMP.into() },
-            State::Rename => StoreOp::Rename { from: TEMP.into(), to: FILE.into() },
-            State::Over => return None,
-        };
-        Some((self.ticket(), op))
-    }
-
-    const fn ticket(&self) -> Ticket {
-        Ticket(self.state as u64)
+        self.file.poll_store()
     }
 
     /// The result of the operation under `ticket`. Results of others are ignored.
     pub fn handle_stored(&mut self, ticket: Ticket, result: StoreResult) {
-        if !self.asked || ticket != self.ticket() {
-            return;
-        }
-        self.asked = false;
-        let next = match result {
-            Ok(stored) => self.next(stored),
-            Err(StoreError::Locked) if self.state == State::Lock => Err(BootError::InUse),
-            Err(error) => Err(error.into()),
-        };
-        self.state = match next {
-            Ok(State::Over) => {
-                self.answer = Some(Ok(Incarnation { epoch: self.epoch, random: self.random }));
-                State::Over
-            }
-            Ok(state) => state,
-            Err(error) => {
-                self.answer = Some(Err(error));
-                State::Over
-            }
-        };
-    }
-
-    fn next(&mut self, stored: Stored) -> Result<State, BootError> {
-        Ok(match (self.state, stored) {
-            (State::Lock, _) => State::List,
-            (State::List, Stored::Names(names)) if names.iter().any(|name| name == FILE) => State::Open,
-            (State::List, Stored::Names(_)) => {
-                self.epoch = self.floor.max(1);
-                State::OpenTemp
-            }
-            (State::Open, _) => State::Read,
-            (State::Read, Stored::Data(bytes)) => {
-                let last = decode(&bytes)?;
-                self.epoch = last.checked_add(1).ok_or(BootError::Exhausted)?.max(self.floor);
-                State::OpenTemp
-            }
-            (State::OpenTemp, _) => State::Cut,
-            (State::Cut, _) => State::Write,
-            (State::Write, _) => State::Sync,
-            (State::Sync, _) => State::Rename,
-            (State::Rename | State::Over, _) => State::Over,
-            // The storage answered something else than was asked.
-            (State::List | State::Read, _) => return Err(BootError::Store(StoreError::Io)),
-        })
+        self.file.handle_stored(ticket, result);
     }
 
     /// The answer, once. The directory stays locked for as long as the storage lives.
     #[must_use]
-    pub const fn poll_event(&mut self) -> Option<Result<Incarnation, BootError>> {
-        self.answer.take()
+    pub fn poll_event(&mut self) -> Option<Result<Incarnation, BootError>> {
+        let (epoch, random) = (self.file.content().epoch, self.random);
+        Some(self.file.poll_event()?.map(|()| Incarnation { epoch, random }))
     }
 }
 
@@ -219,6 +153,7 @@ pub fn files() -> [String; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::Stored;
     use alloc::collections::BTreeMap;
 
     /// Just enough of a disk; the crash tests are where the real stores are.

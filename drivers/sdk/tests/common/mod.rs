@@ -1,10 +1,38 @@
 //! What the tests of the SDK share.
-#![allow(dead_code)] // each test uses its part
+#![allow(dead_code, unused_macros)] // each test uses its part
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use net_sdk::{Mesh, Mode, Peer, Result, Stream, rt};
+use net_sdk::{Mesh, Mode, Peer, Result, Runtime, Stream, rt};
+use net_smol::Smol;
+
+/// Makes a test of each case on each runtime. The case gets the name of the runtime.
+macro_rules! on_every_runtime {
+    ($($case:ident)*) => {
+        #[cfg(feature = "tokio")]
+        mod on_tokio {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() -> net_sdk::Result<()> {
+                super::$case("tokio").await
+            })*
+        }
+
+        mod on_smol {
+            $(#[test]
+            fn $case() -> net_sdk::Result<()> {
+                let runtime = crate::common::smol_runtime();
+                smol::block_on(net_sdk::rt::enter(runtime, super::$case("smol")))
+            })*
+        }
+    };
+}
+
+/// A runtime for those that bring their own.
+pub fn smol_runtime() -> Arc<dyn Runtime> {
+    Arc::new(Smol::new())
+}
 
 /// A hang becomes a failure that says where.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {

@@ -9,14 +9,23 @@ use net_proto::storage::{Storage, StoreError, StoreOp, StoreResult, Stored, Tick
 use super::check_name;
 use crate::bell::lock;
 
+/// A change of a file that is not durable yet.
 #[derive(Clone, Debug)]
-enum Change {
-    Write { offset: usize, data: Vec<u8> },
+pub enum Change {
+    /// Bytes at an offset; the file grows with zeros where needed.
+    Write {
+        /// Where.
+        offset: usize,
+        /// What.
+        data: Vec<u8>,
+    },
+    /// Another length.
     Truncate(usize),
 }
 
 impl Change {
-    fn apply(&self, bytes: &mut Vec<u8>) {
+    /// Makes it.
+    pub fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Write { offset, data } => {
                 let end = offset + data.len();
