@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use common::{fresh, soon};
 use net_proto::storage::StoreError;
-use net_sdk::{Error, Mesh, Peer, Reliable, Result, Runtime, StreamError, rt};
+use net_sdk::{Error, Mesh, Peer, Reliable, Result, StreamError, rt};
 use net_shell::trace::{self, Entry, TraceError};
 use toys::{NotesCommand, NotesEvent, PingCommand, PingEvent, Ports, ToyCommand, ToyEvent, note, ping, toys};
 
