@@ -100,16 +100,16 @@ impl Stack {
 
     /// Whether it can do a job at all.
     pub fn can(self, job: &rows::Job) -> bool {
-        match self {
-            Self::Bare => false,
+        match (self, job.id, job.loss) {
+            (Self::Bare, ..) => false,
             #[cfg(feature = "quinn")]
-            Self::Quinn => true,
+            (Self::Quinn, ..) => true,
             // TCP: no datagrams, and the relay speaks UDP.
             #[cfg(feature = "tonic")]
-            Self::Tonic => job.loss == 0.0 && job.id != "unreliable-64",
+            (Self::Tonic, work, loss) => loss == 0.0 && work != "unreliable-64",
             // Nothing over QUIC that may be lost.
             #[cfg(feature = "zenoh")]
-            Self::Zenoh => job.id != "unreliable-64",
+            (Self::Zenoh, work, _) => work != "unreliable-64",
         }
     }
 }
