@@ -115,8 +115,6 @@ pub struct PathState {
     confirmed: bool,
     /// It answered in the present round.
     answered: bool,
-    /// The peer asked for it.
-    wanted: bool,
     /// This side chose it.
     ours: bool,
     search: Search,
@@ -150,7 +148,6 @@ impl PathState {
             proof: None,
             confirmed: false,
             answered: false,
-            wanted: false,
             ours: false,
             search,
         }
@@ -279,6 +276,8 @@ pub struct Paths {
     next_round: Instant,
     /// The highest number of a wish of the peer.
     peer_wish: Option<u64>,
+    /// It was not followed yet.
+    wish_open: bool,
     /// The number of our last wish.
     wish: u64,
     wish_pending: bool,
@@ -316,6 +315,7 @@ impl Paths {
             round: None,
             next_round: now,
             peer_wish: None,
+            wish_open: false,
             wish: 0,
             wish_pending: false,
             events: VecDeque::new(),
@@ -480,8 +480,9 @@ impl Paths {
             return;
         }
         let trying = self.round.is_some() || in_use && !self.active.confirmed;
+        let wished = in_use && self.wish_open;
         let Some(slot) = self.slot(id) else { return };
-        if slot.wanted || slot.ours {
+        if slot.ours || wished {
             self.switch(now, id);
         } else if trying {
             slot.answered = true;
@@ -499,22 +500,19 @@ impl Paths {
     }
 
     /// The peer sends on path `on` from now on, and wants this side to. `number` rises with every
-    /// wish of the peer; an older one is ignored. Followed at once if the path is validated, else as
-    /// soon as it is.
+    /// wish of the peer; an older one is ignored. It is followed to the first candidate that the peer
+    /// confirms, at once if `on` is confirmed already: a copy of the packet may have come first, over a
+    /// path that the peer does not use.
     pub fn on_migrate(&mut self, now: Instant, on: PathId, number: u64) {
         self.now = now;
         if self.peer_wish.is_some_and(|seen| number <= seen) || self.get(on).is_none() {
             return;
         }
         self.peer_wish = Some(number);
-        for candidate in &mut self.candidates {
-            candidate.wanted = candidate.id == on;
-        }
-        if on == self.active.id {
+        self.wish_open = on != self.active.id;
+        if !self.wish_open {
             self.incumbent_lives(now);
-            return;
-        }
-        if self.get(on).is_some_and(|p| p.validated) {
+        } else if self.get(on).is_some_and(|p| p.confirmed) {
             self.switch(now, on);
         } else {
             self.ask_candidate(now, on);
@@ -866,10 +864,9 @@ impl Paths {
         self.wish_pending = self.active.ours;
         self.active.confirmed |= self.active.ours;
         self.active.answered = false;
-        self.active.wanted = false;
+        self.wish_open = false;
         for candidate in &mut self.candidates {
             candidate.answered = false;
-            candidate.wanted = false;
         }
         self.round = None;
         self.next_round = now + self.trial();

@@ -298,20 +298,43 @@ fn a_challenge_over_the_path_in_use_is_confirmed_any_other_only_answered() {
 }
 
 #[test]
-fn migrate_moves_at_once_when_validated_and_later_when_not() {
+fn a_wish_is_followed_to_the_path_that_the_peer_confirms() {
     let mut p = paths(true);
     let new = p.on_authenticated(at(10), addr(2, 1), 1200, true).unwrap();
     let asked = frames(&mut p);
     p.on_migrate(at(11), new, 1);
     assert_eq!(p.active(), PathId(0));
-    p.on_response(at(40), new, challenge(&asked, new), PTO);
+    p.on_response(at(39), new, challenge(&asked, new), PTO);
+    assert_eq!(p.active(), PathId(0), "somebody answers there; not yet that the peer uses it");
+    p.on_confirm(at(40), challenge(&asked, new), PTO);
     assert_eq!(p.active(), new);
-    // Back again: the old path is validated, so nothing waits. A late wish changes nothing.
-    p.on_authenticated(at(50), addr(1, 1), 100, true);
+    // Back again, to a path that was left: it is asked anew.
+    p.on_authenticated(at(50), addr(1, 1), 1200, true);
+    frames(&mut p);
     p.on_migrate(at(50), PathId(0), 3);
+    let asked = frames(&mut p);
+    assert_eq!(p.active(), new);
+    p.on_confirm(at(60), challenge(&asked, PathId(0)), PTO);
     assert_eq!(p.active(), PathId(0));
-    p.on_migrate(at(51), new, 2);
+    // A late wish changes nothing.
+    p.on_migrate(at(61), new, 2);
     assert_eq!(p.active(), PathId(0));
+}
+
+#[test]
+fn a_wish_that_a_copy_carries_does_not_lead_to_the_copier() {
+    let mut p = paths(true);
+    // The copy of the packet with the wish is first; then the packet itself, over the new path.
+    let copier = p.on_authenticated(at(10), addr(66, 6), 1200, true).unwrap();
+    p.on_migrate(at(10), copier, 1);
+    assert!(p.wants_copy(at(11), &addr(2, 1)));
+    let new = p.on_copy(at(11), addr(2, 1), 1200).unwrap();
+    let asked = frames(&mut p);
+    // The copier passes its challenge on: answered, but not over the path that the peer uses.
+    p.on_response(at(20), copier, challenge(&asked, copier), PTO);
+    assert_eq!(p.active(), PathId(0));
+    p.on_confirm(at(40), challenge(&asked, new), PTO);
+    assert_eq!(p.active(), new);
 }
 
 #[test]
