@@ -6,6 +6,7 @@ pub mod conformance;
 pub mod corpus;
 pub mod lab;
 pub mod live;
+pub mod servers;
 pub mod source;
 
 use std::path::{Path, PathBuf};
