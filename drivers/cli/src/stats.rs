@@ -6,17 +6,21 @@
 use std::path::Path;
 use std::time::Duration;
 
-use net_sdk::{Mesh, PeerStats};
+use net_sdk::{EcnState, Mesh, Mode, PathStats, PeerStats, StreamReport};
 use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::failure::{Code, Failure, Result};
-use crate::output::{Output, millis, several, size};
+use crate::output::{Output, millis, printable, several, size};
 use crate::{args, state};
 
 /// The socket's name in the state directory.
 #[cfg(unix)]
 const SOCKET: &str = "control.sock";
+
+/// Streams of one peer that are shown to people; JSON has them all.
+#[cfg(unix)]
+const SHOWN: usize = 8;
 
 /// Answers `net stats` until the mesh ends. Without it everything else works, so a failure is only told.
 #[cfg(unix)]
@@ -50,8 +54,15 @@ async fn snapshot(mesh: &Mesh) -> Result<Value> {
     let mut peers = Vec::new();
     for peer in mesh.peers() {
         // It may have gone meanwhile.
-        let Ok(stats) = peer.stats().await else { continue };
-        peers.push(of_peer(&peer.id().to_string(), &stats));
+        let (Ok(stats), Ok(paths), Ok(streams)) =
+            (peer.stats().await, peer.paths().await, peer.streams().await)
+        else {
+            continue;
+        };
+        let mut value = of_peer(&peer.id().to_string(), &stats);
+        value["paths"] = paths.iter().map(of_path).collect();
+        value["open_streams"] = streams.iter().map(of_stream).collect();
+        peers.push(value);
     }
     let node = serde_json::to_value(mesh.stats().await?).map_err(Failure::failed)?;
     Ok(json!({
@@ -68,7 +79,51 @@ fn of_peer(id: &str, s: &PeerStats) -> Value {
         "window": s.window, "in_flight": s.in_flight, "datagram_size": s.datagram_size,
         "packets_sent": s.packets_sent, "bytes_sent": s.bytes_sent, "packets_received": s.packets_received,
         "bytes_received": s.bytes_received, "packets_lost": s.packets_lost, "spurious_losses": s.spurious_losses,
+        "retransmitted_bytes": s.retransmitted, "idle_us": s.idle.as_micros() as u64,
         "probes": s.probes, "ecn_marks": s.ecn_marks, "epochs": s.epochs, "streams": s.streams,
+    })
+}
+
+#[cfg(unix)]
+fn of_path(p: &PathStats) -> Value {
+    let micros = |time: Duration| time.as_micros() as u64;
+    json!({
+        "addr": p.path.udp_addr().map(|a| a.to_string()), "active": p.active, "validated": p.validated,
+        "rtt_us": micros(p.rtt), "rtt_latest_us": micros(p.rtt_latest), "rtt_min_us": micros(p.rtt_min),
+        "rtt_variation_us": micros(p.rtt_variation), "window": p.window, "slow_start": p.slow_start,
+        "slow_start_threshold": p.slow_start_threshold, "pacing_bytes_per_s": p.pacing_rate,
+        "in_flight": p.in_flight, "packets_in_flight": p.packets_in_flight, "datagram_size": p.datagram_size,
+        "ecn": ecn(p.ecn), "packets_sent": p.packets_sent, "bytes_sent": p.bytes_sent,
+        "bytes_received": p.bytes_received, "packets_lost": p.packets_lost, "bytes_lost": p.bytes_lost,
+        "spurious_losses": p.spurious_losses, "probes_in_row": p.probes_in_row,
+    })
+}
+
+#[cfg(unix)]
+const fn ecn(state: EcnState) -> &'static str {
+    match state {
+        EcnState::Testing => "testing",
+        EcnState::Capable => "capable",
+        EcnState::Failed => "failed",
+    }
+}
+
+#[cfg(unix)]
+fn of_stream(stream: &StreamReport) -> Value {
+    let s = &stream.stats;
+    let mode = match s.mode {
+        Mode::FireAndForget => "fire-and-forget",
+        Mode::Reliable => "reliable",
+        Mode::Unordered => "unordered",
+    };
+    json!({
+        "id": stream.id.0, "label": stream.label, "mode": mode, "sent": s.tx_seq, "sent_bytes": s.sent_bytes,
+        "queued": s.queued.messages, "queued_bytes": s.queued.bytes, "acked": s.delivered.messages,
+        "acked_bytes": s.delivered.bytes, "lost": s.lost.messages, "lost_bytes": s.lost.bytes,
+        "retransmitted_bytes": s.retransmitted, "credit": s.tx_credit_remaining,
+        "backpressure": s.backpressure_events, "received": s.received.messages,
+        "received_bytes": s.received.bytes, "undrained": s.inbound_pending, "missed": s.missed,
+        "window": s.rx_window,
     })
 }
 
@@ -150,7 +205,13 @@ fn show(s: &Value, output: Output) {
             peer["id"].as_str().unwrap_or_default(),
             &[
                 ("at", peer["addr"].as_str().unwrap_or("a relay").to_string()),
-                ("round trip", format!("{}, least {}", micros("rtt_us"), micros("rtt_min_us"))),
+                (
+                    "round trip",
+                    match number(&peer["rtt_min_us"]) {
+                        0 => "not measured yet".into(),
+                        _ => format!("{}, least {}", micros("rtt_us"), micros("rtt_min_us")),
+                    },
+                ),
                 (
                     "window",
                     format!(
@@ -169,10 +230,38 @@ fn show(s: &Value, output: Output) {
                         peer["datagram_size"]
                     ),
                 ),
-                ("streams", peer["streams"].to_string()),
+                (
+                    "again",
+                    format!(
+                        "{}, {} probes, ECN {}",
+                        size(number(&peer["retransmitted_bytes"])),
+                        peer["probes"],
+                        peer["paths"][0]["ecn"].as_str().unwrap_or("unknown")
+                    ),
+                ),
+                ("streams", streams(peer)),
             ],
         );
     }
+}
+
+/// The first streams of a peer, a line each.
+#[cfg(unix)]
+fn streams(peer: &Value) -> String {
+    let mut text = peer["streams"].to_string();
+    let all = peer["open_streams"].as_array().map_or(&[][..], Vec::as_slice);
+    for s in all.iter().take(SHOWN) {
+        let label = printable(s["label"].as_str().unwrap_or("a lane"));
+        let mode = s["mode"].as_str().unwrap_or_default();
+        text += &format!(
+            "\n{label} ({mode}): {} sent, {} acknowledged, {} queued, {} received",
+            s["sent"], s["acked"], s["queued"], s["received"]
+        );
+    }
+    if all.len() > SHOWN {
+        text += &format!("\nand {} more", all.len() - SHOWN);
+    }
+    text
 }
 
 #[cfg(unix)]
@@ -193,10 +282,20 @@ mod tests {
         let a = Mesh::builder().mesh(b.secret()).bind("127.0.0.1:0").start().await.unwrap();
         let peer = a.connect(b.ticket()).await.unwrap();
         b.accept_peer().await.unwrap();
+        let stream = peer.open_stream("lo\x1b[2Jgs", net_sdk::Reliable).await.unwrap();
+        stream.send(b"hello").await.unwrap();
+        stream.flush().await.unwrap();
         let seen = ask(dir.path()).await.unwrap();
         assert_eq!(seen["node"]["peers"], 1);
         assert_eq!(seen["peers"][0]["id"], a.id().to_string());
         assert_eq!(seen["peers"][0]["cipher"], peer.cipher().name());
+        let path = &seen["peers"][0]["paths"][0];
+        assert_eq!((&path["active"], &path["validated"]), (&true.into(), &true.into()));
+        assert!(path["datagram_size"].as_u64().unwrap() >= 1200, "{path}");
+        let open = &seen["peers"][0]["open_streams"][0];
+        assert_eq!((&open["mode"], &open["received"]), (&"reliable".into(), &1.into()));
+        assert_eq!(open["received_bytes"], 5);
+        assert!(!streams(&seen["peers"][0]).contains('\x1b'), "a label cannot write to the terminal");
         show(&seen, Output::new(false));
         a.shutdown().await;
         b.shutdown().await;

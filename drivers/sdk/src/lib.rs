@@ -31,12 +31,13 @@ pub use net::{Net, SdkError};
 /// What admits to a mesh: its id and its key.
 pub use net_proto::identity::Mesh as MeshSecret;
 pub use net_proto::identity::{EntityId, Identity, IdentityError, Invite, MeshId, MeshKey, Ticket};
-pub use net_proto::node::{DialError, DownReason, Lost, NodeStats, PeerStats, StreamError};
+pub use net_proto::node::{DialError, DownReason, Lost, NodeStats, PathStats, PeerStats, StreamError};
 pub use net_proto::path::{Path, Remote};
+pub use net_proto::recovery::EcnState;
 pub use net_proto::session::aead::Cipher;
-pub use net_proto::stream::StreamStats;
 pub use net_proto::stream::{MAX_MESSAGE, Mode, Mode::FireAndForget, Mode::Reliable, Mode::Unordered};
-pub use net_shell::hub::Planes;
+pub use net_proto::stream::{StreamStats, Tally};
+pub use net_shell::hub::{Planes, StreamReport};
 pub use net_shell::ports::{CommandError, Feed, Stopped};
 pub use net_shell::runtime::Runtime;
 pub use net_shell::trace::PlaneStart;

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use net_proto::identity::EntityId;
-use net_proto::node::{DownReason, PeerStats, StreamError};
+use net_proto::node::{DownReason, PathStats, PeerStats, StreamError};
 use net_proto::path::Path;
 use net_proto::session::aead::Cipher;
 use net_proto::stream::Mode;
-use net_shell::hub::{Control, PeerShared, reply};
+use net_shell::hub::{Control, PeerShared, Reply, StreamReport, reply};
 
 use crate::mesh::Inner;
 use crate::{Error, Result, Stream};
@@ -98,9 +98,26 @@ impl Peer {
 
     /// Counters and measurements. Dropping the future has no effect.
     pub async fn stats(&self) -> Result<PeerStats> {
+        self.ask(Control::PeerStats).await?.ok_or_else(|| self.gone())
+    }
+
+    /// Measurements of every path to the peer, the one in use first: at most three. Dropping the future has
+    /// no effect.
+    pub async fn paths(&self) -> Result<Vec<PathStats>> {
+        let paths = self.ask(Control::PathStats).await?;
+        if paths.is_empty() { Err(self.gone()) } else { Ok(paths) }
+    }
+
+    /// Every stream of the association with its counters, in order of their ids; lanes of planes too.
+    /// Dropping the future has no effect.
+    pub async fn streams(&self) -> Result<Vec<StreamReport>> {
+        self.ask(Control::Streams).await
+    }
+
+    async fn ask<T>(&self, call: impl FnOnce(net_proto::session::Peer, Reply<T>) -> Control) -> Result<T> {
         let (answer, wait) = reply();
-        self.inner.hub.inbox.control(Control::PeerStats(self.shared.peer, answer));
-        wait.recv().await.map_err(|_| Error::Shutdown)?.ok_or_else(|| self.gone())
+        self.inner.hub.inbox.control(call(self.shared.peer, answer));
+        wait.recv().await.map_err(|_| Error::Shutdown)
     }
 
     /// Waits until the association is gone, with all its streams, and says why. Dropping the future has no effect.

@@ -31,7 +31,8 @@ use net_proto::time::{Duration, Instant, Reason};
 
 use crate::bell::Inbox;
 use crate::hub::{
-    Control, Drained, Hub, Notice, OpenedStream, PeerShared, Planes, REFUSED, Reply, StreamShared,
+    Control, Drained, Hub, Notice, OpenedStream, PeerShared, Planes, REFUSED, Reply, StreamReport,
+    StreamShared,
 };
 use crate::ports::{Collected, End, RecvPort, SendError, SendPort};
 use crate::runtime::{Bound, Runtime, Timer, UdpRx};
@@ -665,6 +666,17 @@ impl<P: Plane> Driver<P> {
             }
             Control::PeerStats(peer, reply) => {
                 let _ = reply.try_send(self.core.host.node().peer_stats(peer));
+            }
+            Control::PathStats(peer, reply) => {
+                let _ = reply.try_send(self.core.host.node().path_stats(peer).collect());
+            }
+            Control::Streams(peer, reply) => {
+                let streams = self.core.host.node().streams(peer);
+                let label = |id| self.named(peer, id).map(|stream| stream.label.clone());
+                let report = |(id, stats)| StreamReport { id, label: label(id), stats };
+                let mut streams: Vec<_> = streams.map(report).collect();
+                streams.sort_unstable_by_key(|stream| stream.id);
+                let _ = reply.try_send(streams);
             }
             Control::StreamStats(peer, stream, reply) => {
                 let _ = reply.try_send(self.core.host.node().stream_stats(peer, stream));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use async_channel::{Receiver, Sender};
 use net_proto::identity::EntityId;
-use net_proto::node::{DialError, DownReason, JobDone, Lost, NodeStats, PeerStats, StreamError};
+use net_proto::node::{DialError, DownReason, JobDone, Lost, NodeStats, PathStats, PeerStats, StreamError};
 use net_proto::path::Path;
 use net_proto::session::Peer;
 use net_proto::session::aead::Cipher;
@@ -122,6 +122,10 @@ pub enum Control {
     NodeStats(Reply<NodeStats>),
     /// Counters of an association.
     PeerStats(Peer, Reply<Option<PeerStats>>),
+    /// Measurements of every path of an association.
+    PathStats(Peer, Reply<Vec<PathStats>>),
+    /// Every stream of an association.
+    Streams(Peer, Reply<Vec<StreamReport>>),
     /// Counters of a stream.
     StreamStats(Peer, StreamId, Reply<Option<StreamStats>>),
     /// Bytes that the node may come to hold.
@@ -130,6 +134,18 @@ pub enum Control {
     Job(Ticket, JobDone),
     /// Drain for at most this long, then end.
     Shutdown(Duration, Option<Reply<Drained>>),
+}
+
+/// One stream of an association, in a list of all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamReport {
+    /// Its name there.
+    pub id: StreamId,
+    /// What the opener calls it; none for a lane of a plane.
+    pub label: Option<String>,
+    /// Its counters.
+    pub stats: StreamStats,
 }
 
 /// What a shutdown left behind. Over the life of the mesh, `admitted = flushed + lost.messages`, where

@@ -21,7 +21,7 @@ mod stats;
 mod tests;
 mod trace;
 
-pub use crate::session::PeerStats;
+pub use crate::session::{PathStats, PeerStats};
 pub use crate::stream::{StreamStats, Taken};
 pub use api::{
     Command, DialError, DownReason, Event, Input, Lost, MAX_LABEL, StreamError, Transmit, Violation,
@@ -513,6 +513,16 @@ impl Node {
     /// Counters and measurements of one association.
     pub fn peer_stats(&self, peer: Peer) -> Option<PeerStats> {
         self.session(peer).map(|s| s.stats(self.now))
+    }
+
+    /// Measurements of every path of one association, the one in use first; nothing if it is gone.
+    pub fn path_stats(&self, peer: Peer) -> impl Iterator<Item = PathStats> {
+        self.session(peer).into_iter().flat_map(Session::path_stats)
+    }
+
+    /// Names and counters of the streams of one association; nothing if it is gone.
+    pub fn streams(&self, peer: Peer) -> impl Iterator<Item = (StreamId, StreamStats)> {
+        self.session(peer).into_iter().flat_map(|s| s.streams.list())
     }
 
     /// Counters of one stream.

@@ -159,6 +159,11 @@ impl PathState {
         self.search.base()
     }
 
+    /// Bytes that came from there and went there, since this side knows of the path.
+    pub const fn traffic(&self) -> (u64, u64) {
+        (self.received, self.sent)
+    }
+
     /// A packet came from there.
     fn hear(&mut self, now: Instant, from: &Path, bytes: usize) {
         self.received = self.received.saturating_add(bytes as u64);

@@ -2,6 +2,8 @@
 
 use alloc::boxed::Box;
 
+use serde::{Deserialize, Serialize};
+
 use super::sent::Sent;
 use crate::congestion::{Acked, Algorithm, Congestion, Controller, MAX_ACK_DELAY, Pacer, Rate, Rtt, Signal};
 use crate::time::{Duration, Instant, nanos};
@@ -31,7 +33,7 @@ pub enum Blocked {
 }
 
 /// Whether ECN works on a path (RFC 9000 section 13.4.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EcnState {
     /// Packets are marked ECT(0); nothing known yet.
     Testing,
@@ -74,6 +76,7 @@ pub struct PathRecovery {
     pub(super) peak: (u64, u64),
     pub(super) round_end: u64,
     pub(super) lost: u64,
+    pub(super) lost_total: u64,
     pub(super) spurious: u64,
     /// Scratch of one acknowledgement or timeout; see `sent.rs`.
     pub(super) tally: Tally,
@@ -124,6 +127,7 @@ impl PathRecovery {
             peak: (0, 0),
             round_end: 0,
             lost: 0,
+            lost_total: 0,
             spurious: 0,
             tally: Tally::default(),
         }
@@ -200,6 +204,16 @@ impl PathRecovery {
     /// Packets declared lost, and how many of those were acknowledged later.
     pub const fn losses(&self) -> (u64, u64) {
         (self.lost, self.spurious)
+    }
+
+    /// Bytes of the packets declared lost.
+    pub const fn lost_bytes(&self) -> u64 {
+        self.lost_total
+    }
+
+    /// Packets sent here.
+    pub const fn packets_sent(&self) -> u64 {
+        self.next_sequence
     }
 
     /// Whether packets should leave with ECT(0).
@@ -332,6 +346,7 @@ impl PathRecovery {
         let persistent_after = self.persistent_after();
         let first_sample_at = self.first_sample_at;
         self.lost += 1;
+        self.lost_total += u64::from(sent.bytes);
         if !sent.in_flight {
             // Says nothing, but does not break a run of losses.
             if let Some((next, _)) = &mut self.tally.run {

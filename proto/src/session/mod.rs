@@ -15,7 +15,7 @@ pub(crate) use receive::leading_response;
 pub use epoch::{DATA, HEADER, KeyLimits, NewEpoch, OVERHEAD, parse_header};
 pub use frame::{Close, Extension};
 pub use receive::Arrived;
-pub use stats::{Noise, PeerStats};
+pub use stats::{Noise, PathStats, PeerStats};
 pub use transmit::Batch;
 
 use alloc::sync::Arc;
@@ -680,7 +680,7 @@ impl Session {
             cipher: self.cipher(),
             age: now.since(self.began),
             rtt: self.rtt(),
-            rtt_min: on.map_or(Duration::ZERO, |p| p.rtt.min()),
+            rtt_min: on.filter(|p| p.rtt.samples() > 0).map_or(Duration::ZERO, |p| p.rtt.min()),
             window: on.map_or(0, |p| p.window()),
             in_flight: on.map_or(0, |p| p.in_flight()),
             datagram_size: self.paths.get(self.paths.active()).map_or(0, |p| p.size),
@@ -692,9 +692,46 @@ impl Session {
             spurious_losses: self.counts.spurious_losses,
             probes: self.counts.probes,
             ecn_marks: self.counts.ecn_marks,
+            retransmitted: self.streams.retransmitted(),
+            idle: now.since(self.last_heard),
             epochs: self.counts.epochs,
             streams: self.streams.count() as u64,
         }
+    }
+
+    /// Measurements of every path, the one in use first.
+    pub fn path_stats(&self) -> impl Iterator<Item = PathStats> {
+        self.paths.iter().filter_map(|state| {
+            let p = self.on_path.iter().find(|p| p.id == state.id.0)?;
+            let (bytes_received, bytes_sent) = state.traffic();
+            let (packets_lost, spurious_losses) = p.losses();
+            let sampled = p.rtt.samples() > 0;
+            let threshold = p.controller().ssthresh();
+            Some(PathStats {
+                path: state.path,
+                active: self.paths.active() == state.id,
+                validated: state.validated,
+                rtt: p.rtt.smoothed(),
+                rtt_latest: if sampled { p.rtt.latest() } else { Duration::ZERO },
+                rtt_min: if sampled { p.rtt.min() } else { Duration::ZERO },
+                rtt_variation: p.rtt.variation(),
+                window: p.window(),
+                slow_start_threshold: (threshold < u64::MAX).then_some(threshold),
+                slow_start: p.controller().in_slow_start(),
+                pacing_rate: p.rate().over(Duration::from_secs(1)),
+                in_flight: p.in_flight(),
+                packets_in_flight: p.eliciting_in_flight(),
+                datagram_size: state.size,
+                ecn: p.ecn(),
+                packets_sent: p.packets_sent(),
+                bytes_sent,
+                bytes_received,
+                packets_lost,
+                bytes_lost: p.lost_bytes(),
+                spurious_losses,
+                probes_in_row: p.pto_count(),
+            })
+        })
     }
 
     /// Bytes that it holds now, but for messages: itself, its keys, paths, packets under way, streams.

@@ -2,12 +2,13 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::stream::{Mode, StreamId};
 
 /// Messages and their payload bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// How many messages.
     pub messages: u64,
@@ -243,14 +244,22 @@ pub enum SentFrame {
     DataBlocked(u64),
 }
 
-/// Figures of one stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Figures of one stream, since it began. *Bytes* are payload; *charged bytes* count each message as
+/// [`charge`](super::charge) does, in which windows and credit are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct StreamStats {
+    /// What it promises.
+    pub mode: Mode,
     /// Messages that left for the first time.
     pub tx_seq: u64,
     /// Messages that arrived whole, late and lost ones aside.
     pub rx_seq: u64,
-    /// Charged bytes that arrived and were not drained.
+    /// The same with their bytes.
+    pub received: Tally,
+    /// Payload and length bytes that left for the first time.
+    pub sent_bytes: u64,
+    /// Charged bytes that arrived, less what the port said was drained; it says so at a quarter of the window.
     pub inbound_pending: u64,
     /// Charged bytes that may still be sent.
     pub tx_credit_remaining: u64,

@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use super::api::{FrameError, Violation};
+use super::api::{FrameError, Tally, Violation};
 use super::message::{Mode, charge};
 use super::window::Window;
 use crate::bounded::{Inserted, RangeSet};
@@ -92,7 +92,7 @@ pub(super) struct RecvHalf {
     pub finished: bool,
     pub told: bool,
     pub missed: u64,
-    pub arrived: u64,
+    pub arrived: Tally,
     pub grants: u64,
     spare: Vec<Vec<u8>>,
 }
@@ -130,7 +130,7 @@ impl RecvHalf {
             finished: false,
             told: false,
             missed: 0,
-            arrived: 0,
+            arrived: Tally { messages: 0, bytes: 0 },
             grants: 0,
             spare: Vec::new(),
         }
@@ -201,10 +201,12 @@ impl RecvHalf {
                 if self.ready.len() < self.pending {
                     return Ok(());
                 }
+                let header = 1usize << (self.ready[self.scan] >> 6);
+                let bytes = (self.pending - self.scan).saturating_sub(header) as u64;
                 (self.scan, self.whole) = (self.pending, self.pending);
                 self.pending = 0;
                 self.next += 1;
-                self.arrived += 1;
+                self.arrived.add(Tally { messages: 1, bytes });
             }
             let rest = &self.ready[self.scan..];
             let Some(first) = rest.first() else { return Ok(()) };
@@ -272,7 +274,7 @@ impl RecvHalf {
         self.ready.extend_from_slice(&l[..l_len]);
         self.ready.extend_from_slice(payload);
         self.whole = self.ready.len();
-        self.arrived += 1;
+        self.arrived.add(Tally { messages: 1, bytes: payload.len() as u64 });
     }
 
     fn message<'a>(&self, r: &mut Reader<'a>) -> Result<&'a [u8], FrameError> {

@@ -64,6 +64,8 @@ pub struct Streams {
     pub(super) spares: Vec<Vec<u8>>,
     pub(super) packets: u64,
     ledger: Ledger,
+    /// Bytes that streams that are over sent again.
+    resent: u64,
 }
 
 /// Keeps an emptied chunk, if there is room.
@@ -104,6 +106,7 @@ impl Streams {
             spares: Vec::new(),
             packets: 0,
             ledger: Ledger::default(),
+            resent: 0,
         }
     }
 
@@ -392,7 +395,7 @@ impl Streams {
         if let Some(s) = self.table.get_mut(slot) {
             if s.recv.has_messages() && !s.recv.announced {
                 s.recv.announced = true;
-                if !(planted!(LostWake) && s.recv.arrived % 16 == 15) {
+                if !(planted!(LostWake) && s.recv.arrived.messages % 16 == 15) {
                     self.events.push_back(Event::Readable(s.name()));
                 }
             }
@@ -686,7 +689,9 @@ impl Streams {
         self.leave_lines(slot);
         self.prepaid = self.prepaid.saturating_sub(prepaid);
         self.ahead = self.ahead.saturating_sub(ahead);
-        self.table.remove(slot);
+        if let Some(gone) = self.table.remove(slot) {
+            self.resent += gone.send.retransmitted;
+        }
         if !ours {
             self.freed_theirs += 1;
             let target = self.config.local.streams + self.freed_theirs;
@@ -753,7 +758,10 @@ impl Streams {
         let s = self.table.get(self.table.find(id.0)?)?;
         Some(StreamStats {
             tx_seq: s.send.sent_number,
-            rx_seq: s.recv.arrived,
+            mode: s.mode,
+            rx_seq: s.recv.arrived.messages,
+            received: s.recv.arrived,
+            sent_bytes: s.send.sent,
             inbound_pending: s.recv.held(),
             tx_credit_remaining: s.send.limit.saturating_sub(s.send.charged),
             rx_window: s.recv.window.size,
@@ -766,6 +774,16 @@ impl Streams {
             delivered: s.send.delivered,
             lost: s.send.dropped,
         })
+    }
+
+    /// Names and figures of the streams that hold a place now, in no order.
+    pub fn list(&self) -> impl Iterator<Item = (StreamId, StreamStats)> {
+        self.table.iter().filter_map(|s| Some((s.name(), self.stats(s.name())?)))
+    }
+
+    /// Payload and length bytes sent again, of all streams ever.
+    pub fn retransmitted(&self) -> u64 {
+        self.resent + self.table.iter().map(|s| s.send.retransmitted).sum::<u64>()
     }
 
     /// Streams that hold a place now.
