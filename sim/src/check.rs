@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `NET_SIM_SEED` | this seed only |
 //! | `NET_SIM_RUNS` | so many seeds |
+//! | `NET_SIM_BASE` | the first of them, otherwise 0; printed by every test, as seeds then differ from run to run |
 //! | `NET_SIM_TIME` | how long the faults of a run go on ([`Sim::time`]), as `90s` |
 //! | `NET_SIM_REPLAY` | the plan in this file, instead of one that the seed draws |
 //! | `NET_SIM_SHRINK` | `1`: a failing plan is made small |
@@ -169,7 +170,12 @@ pub fn check(name: &str, default_runs: u64, test: impl Fn(Sim) -> Result<(), Fai
         return;
     }
     let single = variable("NET_SIM_SEED");
-    let seeds = single.map_or_else(|| 0..runs(default_runs), |seed| seed..seed + 1);
+    let base = variable("NET_SIM_BASE");
+    let first = base.unwrap_or(0);
+    let seeds = single.map_or_else(|| first..first + runs(default_runs), |seed| seed..seed + 1);
+    if let (Some(_), None) = (base, single) {
+        eprintln!("{name}: seeds {} to {}", seeds.start, seeds.end.saturating_sub(1));
+    }
     for seed in seeds {
         if let Some(failure) = once(&test, seed, None) {
             let plan = RUN.with_borrow(|run| run.used.clone());

@@ -3,6 +3,8 @@
 //! - [`pair::Pair`]: two bare nodes directly joined (L0).
 //! - [`world::World`]: any number of nodes in virtual time, with links that lose, delay, reorder,
 //!   duplicate and damage, and with applications as synchronous machines (L1).
+//! - `hosts`, with the feature `turmoil`: machines with real tokio runtimes, for
+//!   applications that use tokio directly (L2).
 //! - [`check::check`]: one test over many seeds; a failure prints the line that repeats it.
 //!
 //! The same seed gives the same trace hash in every process. `docs/SIMULATION.md` is the guide.
@@ -16,6 +18,8 @@ mod clock;
 pub mod disk;
 mod exec;
 mod guard;
+#[cfg(feature = "turmoil")]
+pub mod hosts;
 pub mod keyed;
 pub mod marks;
 pub mod nat;

@@ -113,6 +113,18 @@ fn smol_pulls_in_no_tokio() {
     }
 }
 
+/// Level L2 is a feature: without it a simulator has one executor, its own.
+#[test]
+fn the_simulator_pulls_in_no_tokio() {
+    for (features, tokio) in [(&[][..], false), (&["--features=turmoil"], true)] {
+        let names = dependencies(&[&["net-sim"], features].concat());
+        assert!(names.iter().any(|n| n == "net-shell"), "not our tree: {names:?}");
+        for name in ["tokio", "turmoil", "net-tokio"] {
+            assert_eq!(names.iter().any(|n| n == name), tokio, "{name} with {features:?}");
+        }
+    }
+}
+
 #[test]
 fn sources_have_no_impure_word() {
     let mut wrong = Vec::new();

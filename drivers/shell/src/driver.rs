@@ -35,7 +35,7 @@ use crate::hub::{
     StreamShared,
 };
 use crate::ports::{Collected, End, RecvPort, SendError, SendPort};
-use crate::runtime::{Bound, Runtime, Timer, UdpRx};
+use crate::runtime::{Bound, Runtime, Timer, UdpRx, Watcher};
 use crate::trace::Recorder;
 use crate::udp::{MAX_SLOTS, SLOT};
 use output::Output;
@@ -82,8 +82,12 @@ where
     let hub = Arc::new(Hub::new(inbox));
     let (senders, receivers) = sockets.into_iter().unzip();
     let now = runtime.now();
+    let mut watcher = runtime.watcher();
+    if let Some(watcher) = &mut watcher {
+        watcher.started(host.node());
+    }
     let driver = Driver {
-        core: Core { host, recorder: settings.recorder },
+        core: Core { host, recorder: settings.recorder, watcher },
         feeding: Feeding::new(planes.clone()),
         timer: runtime.timer(),
         runtime: runtime.clone(),
@@ -119,10 +123,12 @@ where
     (hub, planes)
 }
 
-/// The node with its planes, and what records its steps: whatever moves them goes through here.
+/// The node with its planes, what records its steps and who looks on: whatever moves them goes through
+/// here.
 struct Core<P: Plane> {
     host: Host<P>,
     recorder: Option<Recorder>,
+    watcher: Option<Box<dyn Watcher>>,
 }
 
 impl<P: Plane> Core<P> {
@@ -133,6 +139,9 @@ impl<P: Plane> Core<P> {
     }
 
     fn handle(&mut self, now: Instant, input: Input<'_>) {
+        if let (Some(watcher), Input::Command(command)) = (&mut self.watcher, &input) {
+            watcher.command(command);
+        }
         // Before: a datagram is opened in place.
         let step = self.recorder.as_ref().map(|_| Step::from(&input));
         self.host.handle(now, input);
@@ -158,6 +167,9 @@ impl<P: Plane> Core<P> {
             let chunk = out.as_ref().map_or(&[][..], |taken| &taken.chunk);
             recorder.output(Instant::ZERO, Step::Take(peer, stream), chunk, &self.host);
         }
+        if let (Some(watcher), Some(taken)) = (&mut self.watcher, &out) {
+            watcher.taken(peer, stream, taken);
+        }
         out
     }
 
@@ -174,7 +186,16 @@ impl<P: Plane> Core<P> {
         if let (Some(recorder), Some(event)) = (&mut self.recorder, &out) {
             recorder.event(event);
         }
+        if let (Some(watcher), Some(event)) = (&mut self.watcher, &out) {
+            watcher.event(event);
+        }
         out
+    }
+
+    fn worked(&mut self) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher.worked(self.host.node());
+        }
     }
 
     fn command(&mut self, now: Instant, command: Command) {
@@ -275,6 +296,7 @@ impl<P: Plane> Future for Driver<P> {
         // What left may have made room on a lane, and so work for others.
         let effects = this.effects(cx, now);
         let filled = this.events(now);
+        this.core.worked();
         if this.closed(now) {
             return Poll::Ready(());
         }

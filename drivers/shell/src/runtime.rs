@@ -10,8 +10,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use net_proto::node::{Command, Event, Node, Taken};
 use net_proto::path::Ecn;
+use net_proto::session::Peer;
 use net_proto::storage::Storage;
+use net_proto::stream::StreamId;
 use net_proto::time::{Duration, Instant, WallClock};
 
 /// A task without a result.
@@ -45,6 +48,24 @@ pub trait Runtime: Send + Sync + 'static {
     /// A runtime that has one thread for everything panics and names the call: the wait would never
     /// end. The simulator does.
     fn may_block(&self, _call: &str) {}
+    /// Looks on at a node that starts here. The simulator's checkers do; real runtimes have none.
+    fn watcher(&self) -> Option<Box<dyn Watcher>> {
+        None
+    }
+}
+
+/// Sees what passes between a node and those who use it, in the driver's task.
+pub trait Watcher: Send {
+    /// The node exists.
+    fn started(&mut self, node: &Node);
+    /// A command is about to reach the node.
+    fn command(&mut self, command: &Command);
+    /// The node told something.
+    fn event(&mut self, event: &Event);
+    /// Messages were taken from the node, into a receiving port.
+    fn taken(&mut self, peer: Peer, stream: StreamId, taken: &Taken);
+    /// A turn of the driver is over.
+    fn worked(&mut self, node: &Node);
 }
 
 /// The sending half of a socket.

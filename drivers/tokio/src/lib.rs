@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use net_proto::storage::Storage;
-use net_proto::time::{Instant, WallClock};
+use net_proto::time::{Duration, Instant, WallClock};
 use net_shell::runtime::{
     Batch, Bound, BoxFuture, Runtime, System, Timer, Transmit, UdpCaps, UdpOptions, UdpRx, UdpTx,
 };
@@ -19,11 +19,16 @@ use net_shell::udp::{Slots, UdpSocket};
 use tokio::io::Interest;
 use tokio::runtime::{Handle, TryCurrentError};
 
+/// What the clock shows at its start: above zero, so that a machine may subtract from it.
+const HEAD_START: Duration = Duration::from_secs(3600);
+
 /// A tokio runtime, with its I/O and time drivers on.
+///
+/// Its clock is tokio's, which a test may have paused.
 #[derive(Clone, Debug)]
 pub struct Tokio {
     handle: Handle,
-    system: System,
+    start: tokio::time::Instant,
 }
 
 impl Tokio {
@@ -35,8 +40,21 @@ impl Tokio {
     /// The runtime of `handle`.
     pub fn new(handle: Handle) -> Self {
         // One clock for all: instants taken through different values of this type compare.
-        static SYSTEM: OnceLock<System> = OnceLock::new();
-        Self { handle, system: *SYSTEM.get_or_init(System::new) }
+        static START: OnceLock<tokio::time::Instant> = OnceLock::new();
+        let start = *START.get_or_init(tokio::time::Instant::now);
+        Self::since(handle, start)
+    }
+
+    /// The runtime of `handle`, with a clock that began at `start`: for simulated machines, each of
+    /// which has a time of its own.
+    pub const fn since(handle: Handle, start: tokio::time::Instant) -> Self {
+        Self { handle, start }
+    }
+
+    /// Tokio's instant for one of ours; at most a year ahead.
+    fn instant(&self, at: Instant) -> tokio::time::Instant {
+        let limit = self.start.elapsed() + Duration::from_secs(86_400 * 365);
+        self.start + at.since(Instant::ZERO + HEAD_START).min(limit)
     }
 }
 
@@ -67,15 +85,15 @@ impl Runtime for Tokio {
     }
 
     fn now(&self) -> Instant {
-        self.system.now()
+        Instant::ZERO + HEAD_START + self.start.elapsed()
     }
 
     fn wall(&self) -> WallClock {
-        self.system.wall()
+        System::new().wall()
     }
 
     fn entropy(&self) -> [u8; 32] {
-        self.system.entropy()
+        System::new().entropy()
     }
 }
 
@@ -138,7 +156,7 @@ impl Timer for Sleep {
             return Poll::Ready(());
         }
         // Tokio's timers tick in milliseconds; it rounds up, so a wake is never early.
-        let deadline = || self.runtime.system.std_instant(at).into();
+        let deadline = || self.runtime.instant(at);
         match &mut self.sleep {
             None => {
                 let _entered = self.runtime.handle.enter();

@@ -495,6 +495,11 @@ impl Node {
         Some(chunk)
     }
 
+    /// Who this node is.
+    pub const fn me(&self) -> EntityId {
+        self.me
+    }
+
     /// Counters of the node.
     pub fn stats(&self) -> NodeStats {
         NodeStats { handshake: *self.handshakes.drops(), ..self.stats }

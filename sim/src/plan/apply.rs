@@ -27,6 +27,26 @@ pub enum Core {
     Of(Vec<u32>),
 }
 
+impl Core {
+    /// The nodes of it among `count`.
+    pub(crate) fn nodes(&self, seed: u64, count: u32) -> Vec<u32> {
+        let all = 0..count;
+        let mut nodes: Vec<u32> = match self {
+            Self::All => all.collect(),
+            Self::Of(nodes) => nodes.clone(),
+            Self::Majority => {
+                let mut order: Vec<u32> = all.collect();
+                order.sort_by_key(|n| (draw(seed, Domain::Plan, 0xc04e, u64::from(*n)), *n));
+                order.truncate(count as usize / 2 + 1);
+                order
+            }
+        };
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+}
+
 /// The faults of a world.
 #[derive(Default)]
 pub(crate) struct Faults {
@@ -115,17 +135,7 @@ impl World {
     /// Ends all faults among the nodes of a core; what concerns the others stays as it is for good,
     /// and no further fault of a plan happens. Returns the core.
     pub fn heal_core(&mut self, core: &Core) -> Vec<u32> {
-        let all = 0..self.len() as u32;
-        let core: BTreeSet<u32> = match core {
-            Core::All => all.collect(),
-            Core::Of(nodes) => nodes.iter().copied().collect(),
-            Core::Majority => {
-                let mut order: Vec<u32> = all.collect();
-                order.sort_by_key(|n| (draw(self.seed(), Domain::Plan, 0xc04e, u64::from(*n)), *n));
-                order.truncate(self.len() / 2 + 1);
-                order.into_iter().collect()
-            }
-        };
+        let core: BTreeSet<u32> = core.nodes(self.seed(), self.len() as u32).into_iter().collect();
         self.faults.over = true;
         let text = format!("heal {} of {} nodes", core.len(), self.len());
         self.watch.see(self.now(), &Seen::Fault { number: usize::MAX, text: &text, begins: true });

@@ -305,7 +305,7 @@ impl What {
 
 impl LinkFault {
     /// Makes a configuration worse. `until` is when the fault ends, `n` the number of the next datagram.
-    fn worsen(&self, c: &mut LinkConfig, until: u64, n: u64) {
+    pub(crate) fn worsen(&self, c: &mut LinkConfig, until: u64, n: u64) {
         match self {
             Self::Cut => c.cut = true,
             // What never ends lets nothing out.
