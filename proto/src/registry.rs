@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::fmt::Display;
 use core::str::FromStr;
 
+use crate::bus::mesh::{Frame, Run};
 use crate::bus::outbox::Record;
 use crate::bus::{Cursor, Dedup, EventId, Filter, decode_producer, producer_record};
 use crate::codec::{Reader, Wire, Writer, check_canonical};
@@ -65,6 +66,8 @@ pub const fn decoders() -> &'static [Decoder] {
             Decoder::wire::<Dedup>(),
             Decoder::with("producer-file", check_producer),
             Decoder::wire::<Record>(),
+            Decoder::wire::<Run>(),
+            Decoder::wire::<Frame>(),
         ]
     }
 }

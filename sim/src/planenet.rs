@@ -241,6 +241,10 @@ impl Effects for Fx<'_> {
         Some(handle)
     }
 
+    fn largest(&self, lane: Lane) -> Option<usize> {
+        self.world.find(self.node, lane).map(|_| self.world.config.credit as usize)
+    }
+
     fn reserve(&mut self, lane: Lane, len: usize) -> Option<&mut [u8]> {
         let w = &mut *self.world;
         let (index, end) = w.find(self.node, lane)?;

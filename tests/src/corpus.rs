@@ -1,5 +1,6 @@
 //! Seeds of the fuzzers, and the mutations that every run of the tests tries on them.
 
+use net_proto::bus::mesh::{Frame, frame_samples};
 use net_proto::bus::outbox::Record;
 use net_proto::bus::{Dedup, EventId, ProducerId, cursor_samples, producer_record};
 use net_proto::codec::Wire;
@@ -40,6 +41,8 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "filter" => FILTERS.map(|text| text.as_bytes().to_vec()).into(),
         "dedup" => dedups().iter().map(Wire::to_vec).collect(),
         "producer-file" => [0, 1, u64::MAX].map(|n| producer_record(ProducerId(n ^ 5), n)).into(),
+        "bus-frame" => frame_samples().iter().map(Wire::to_vec).collect(),
+        "bus-run" => frame_samples().iter().filter_map(bus_run).collect(),
         "outbox-record" => outbox_records().iter().map(Wire::to_vec).collect(),
         _ => Vec::new(),
     }
@@ -70,6 +73,13 @@ fn dedups() -> [Dedup; 3] {
         more.is_duplicate(&EventId { seq: 5, ..id });
     }
     [Dedup::default(), some, more]
+}
+
+fn bus_run(frame: &Frame) -> Option<Vec<u8>> {
+    match frame {
+        Frame::Append { run, .. } | Frame::Part { run: Some(run), .. } => Some(run.to_vec()),
+        _ => None,
+    }
 }
 
 fn outbox_records() -> [Record; 3] {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use net_proto::bus::mesh::BusPlane;
 use net_proto::entropy::Entropy;
 use net_proto::identity::{
     EntityId, Identity, Incarnation, Invite, MAX_TICKET_ADDRS, Mesh as MeshSecret, MeshId, MeshKey, Ticket,
@@ -42,6 +43,7 @@ pub struct MeshBuilder {
     udp: UdpOptions,
     tweaks: Vec<Tweak>,
     record: Option<PathBuf>,
+    event_bus: bool,
     /// The first mistake; told by `start`, so that calls chain.
     mistake: Option<Error>,
 }
@@ -178,12 +180,24 @@ impl MeshBuilder {
         self
     }
 
+    /// Starts the node with the plane of the event bus: it can keep events for others
+    /// ([`Mesh::host_events`]) and use theirs ([`NetBuilder::mesh`](crate::net::NetBuilder::mesh)). Not together
+    /// with [`MeshBuilder::start_with`], where `net_proto::bus::mesh::BusPlane` is one of your planes.
+    pub const fn event_bus(mut self) -> Self {
+        self.event_bus = true;
+        self
+    }
+
     /// Starts the node.
     ///
     /// `Ok`: the sockets are bound, the state directory is locked and its boot epoch durable. It
     /// does not say that any peer was reached. Dropped half-way, nothing runs; an epoch may be used
     /// up, which does no harm.
     pub async fn start(self) -> Result<Mesh> {
+        if self.event_bus {
+            let plane = |start: PlaneStart| BusPlane::new(start.identity.id(), start.incarnation.epoch);
+            return Ok(self.launch(plane, |ports| Some(ports.clone())).await?.0);
+        }
         Ok(self.start_with(|_| NoPlanes).await?.0)
     }
 
@@ -192,9 +206,21 @@ impl MeshBuilder {
     /// not keep the mesh alive.
     ///
     /// `Ok` as in [`MeshBuilder::start`]. Planes that store need [`MeshBuilder::dir`].
-    pub async fn start_with<P>(
+    pub async fn start_with<P>(self, planes: impl FnOnce(PlaneStart) -> P) -> Result<(Mesh, Arc<Planes<P>>)>
+    where
+        P: Plane<Cmd: Send, Event: Send> + Send + 'static,
+    {
+        if self.event_bus {
+            return Err(Error::Config("`event_bus` is for `start`; `start_with` names its planes".into()));
+        }
+        self.launch(planes, |_| None).await
+    }
+
+    /// `bus`: the ports of the event bus, if they are among these.
+    async fn launch<P>(
         mut self,
         planes: impl FnOnce(PlaneStart) -> P,
+        bus: impl FnOnce(&Arc<Planes<P>>) -> Option<Arc<Planes<BusPlane>>>,
     ) -> Result<(Mesh, Arc<Planes<P>>)>
     where
         P: Plane<Cmd: Send, Event: Send> + Send + 'static,
@@ -260,8 +286,9 @@ impl MeshBuilder {
         let host = Host::new(node, planes(header.planes()));
         let (hub, ports) = driver::start(&runtime, host, sockets, settings);
         let ticket = Ticket { entity, addrs };
-        let mesh =
-            Mesh { inner: Arc::new(Inner { hub, runtime: runtime.clone(), bound, ticket, secret: mesh }) };
+        let bus = bus(&ports);
+        let inner = Inner { hub, runtime: runtime.clone(), bound, ticket, secret: mesh, bus };
+        let mesh = Mesh { inner: Arc::new(inner) };
         if let Some(contact) = self.contact.take().filter(|contact| contact.entity != entity) {
             let hub = mesh.inner.clone();
             // The sender of the invite may be down; the mesh is up all the same.

@@ -4,11 +4,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use net_proto::bus::mesh::BusPlane;
 use net_proto::identity::{EntityId, Invite, Mesh as MeshSecret, MeshId, Ticket};
 use net_proto::node::{DownReason, Lost, NodeStats};
 use net_proto::path::Path;
 use net_proto::time::Duration;
-use net_shell::hub::{Control, Hub, Notice, PeerShared, reply};
+use net_shell::hub::{Control, Hub, Notice, PeerShared, Planes, reply};
 use net_shell::mailbox::Mailbox;
 use net_shell::runtime::Runtime;
 
@@ -25,6 +26,8 @@ pub(crate) struct Inner {
     pub(crate) bound: Vec<SocketAddr>,
     pub(crate) ticket: Ticket,
     pub(crate) secret: MeshSecret,
+    /// Present if the node was started with the plane of the event bus.
+    pub(crate) bus: Option<Arc<Planes<BusPlane>>>,
 }
 
 impl Drop for Inner {

@@ -18,10 +18,12 @@ pub mod filter;
 mod id;
 mod ledger;
 mod log;
+pub mod mesh;
 pub mod outbox;
 mod pipeline;
 mod producer;
 pub mod route;
+mod scale;
 
 pub use batch::{BatchConfig, Batcher, Due, MAX_BATCH};
 pub use crc::crc32c;
@@ -38,6 +40,7 @@ pub use pipeline::{BadAck, Flight, LinkState, Pipeline, PipelineConfig};
 #[doc(hidden)]
 pub use producer::record as producer_record;
 pub use producer::{ProducerError, ProducerFile, decode_producer};
+pub use scale::{FULL, ScaleConfig, Scaler};
 
 /// Longest event, in bytes. An engine may take less.
 pub const MAX_EVENT: u32 = 1 << 20;

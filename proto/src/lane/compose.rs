@@ -53,6 +53,10 @@ impl Effects for Scoped<'_> {
         self.fx.open(peer, &LaneSpec { kind: self.plane, ..*spec })
     }
 
+    fn largest(&self, lane: Lane) -> Option<usize> {
+        self.fx.largest(lane)
+    }
+
     fn reserve(&mut self, lane: Lane, len: usize) -> Option<&mut [u8]> {
         if self.left == 0 {
             self.cut = true;

@@ -209,6 +209,8 @@ pub trait Effects {
     fn entity(&self, peer: Peer) -> Option<EntityId>;
     /// Opens a lane; `None` if the peer is gone or there are too many.
     fn open(&mut self, peer: Peer, spec: &LaneSpec<'_>) -> Option<Lane>;
+    /// Longest message that the peer takes on a lane, in bytes; `None` if the lane is gone.
+    fn largest(&self, lane: Lane) -> Option<usize>;
     /// Room for a message of up to `len` bytes. `None`: wait for [`In::Writable`], or, if the turn's
     /// share is used up, for the next `drain`; or the lane is gone. A message longer than the peer
     /// takes never gets room. A second `reserve` forgets the first.

@@ -206,6 +206,9 @@ impl Effects for Log {
         self.lanes += 1;
         Some(Lane::new(self.lanes, 0, spec.kind))
     }
+    fn largest(&self, _: Lane) -> Option<usize> {
+        Some(usize::MAX)
+    }
     fn reserve(&mut self, _: Lane, len: usize) -> Option<&mut [u8]> {
         self.room = vec![0; len];
         Some(&mut self.room)

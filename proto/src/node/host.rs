@@ -141,6 +141,10 @@ impl Lanes {
         self.slots.get_mut(slot as usize)?.1.as_mut()
     }
 
+    fn look(&self, lane: Lane) -> Option<&State> {
+        self.slots.get(lane.slot() as usize)?.1.as_ref().filter(|s| s.handle == lane && !s.hidden)
+    }
+
     /// The lane of a handle, as long as the plane may use it.
     fn get(&mut self, lane: Lane) -> Option<&mut State> {
         self.at(lane.slot()).filter(|s| s.handle == lane && !s.hidden)
@@ -209,6 +213,10 @@ impl Effects for Fx<'_> {
         self.node.note_use(peer.slot());
         self.node.touched(self.now, peer.slot());
         Some(self.lanes.add(peer, stream, spec.kind, spec.mode, limit, max))
+    }
+
+    fn largest(&self, lane: Lane) -> Option<usize> {
+        Some(usize::try_from(self.lanes.look(lane)?.max_message).unwrap_or(usize::MAX))
     }
 
     fn reserve(&mut self, lane: Lane, len: usize) -> Option<&mut [u8]> {

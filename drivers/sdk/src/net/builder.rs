@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use net_proto::bus::{
     Backpressure, BatchConfig, LogLimits, MAX_BATCH, MAX_EVENT, MAX_SHARDS, ProducerFile, ProducerId,
+    ScaleConfig,
 };
 use net_proto::storage::{Storage, StoreError};
 use net_proto::time::nanos;
@@ -15,8 +16,9 @@ use net_shell::bus::adapter::{Adapter, Setup};
 use net_shell::bus::{Bus, BusConfig};
 use net_shell::runtime::Runtime;
 
+use super::mesh::MeshAdapter;
 use super::{Net, Result, SdkError};
-use crate::rt;
+use crate::{Mesh, Ticket, rt};
 
 /// Where events go.
 #[derive(Clone, Default)]
@@ -94,6 +96,14 @@ impl NetBuilder {
         self
     }
 
+    /// Lets the number of shards grow up to this while one fills up, and shrink again to that of
+    /// [`NetBuilder::shards`] after a calm ([`ScaleConfig::between`]). A shard that retires is read to its end.
+    /// Without it the number stays.
+    pub const fn max_shards(mut self, shards: u16) -> Self {
+        self.max_shards = Some(shards);
+        self
+    }
+
     /// Events that a shard holds. On memory this is also what it retains for readers that come
     /// later. 2^20 without it.
     pub const fn buffer_capacity(mut self, events: u64) -> Self {
@@ -147,6 +157,13 @@ impl NetBuilder {
     pub fn adapter(mut self, adapter: impl Adapter) -> Self {
         self.transport.push(Transport::Adapter(Arc::new(adapter)));
         self
+    }
+
+    /// Events go to nodes of a mesh that keep them under `name` ([`Mesh::host_events`]): shard `s` to the node
+    /// at `s % hosts.len()`. Everybody who uses the name must give the same nodes in the same order. This node
+    /// may be one of them. It must have been started with [`MeshBuilder::event_bus`](crate::MeshBuilder::event_bus).
+    pub fn mesh(self, mesh: &Mesh, name: &str, hosts: impl IntoIterator<Item = Ticket>) -> Self {
+        self.adapter(MeshAdapter::new(mesh, name, hosts))
     }
 
     /// Keeps the producer's identity in this file, so that an event that is sent again by a later
@@ -254,6 +271,7 @@ impl NetBuilder {
             bus.with_outbox(storage, SEGMENT).await?;
         }
         bus.run();
+        bus.scale(ScaleConfig::between(shards, max_shards));
         Ok(Net::new(bus, self.timeout, identity))
     }
 }

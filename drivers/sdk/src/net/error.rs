@@ -1,5 +1,6 @@
 //! What can go wrong on the event bus.
 
+use net_proto::bus::mesh::Why;
 use net_proto::bus::{BadText, FilterError, OutboxError, ProducerError};
 use net_shell::bus::EmitError;
 use net_shell::bus::adapter::AdapterError;
@@ -70,6 +71,12 @@ pub enum SdkError {
     /// The outbox cannot be used, or failed; nothing is promised any more.
     #[error("outbox: {0}")]
     Outbox(#[from] OutboxError),
+    /// The node was started without the plane of the event bus.
+    #[error("this node keeps and uses no events: start it with `.event_bus()`")]
+    NoMesh,
+    /// Events cannot be kept under this name.
+    #[error("cannot keep events: {0}")]
+    Host(Why),
     /// Too many readers are attached to the bus.
     #[error("more than {0} readers on one bus")]
     TooManyReaders(usize),

@@ -4,6 +4,7 @@
 
 mod builder;
 mod error;
+mod mesh;
 mod read;
 
 use std::fmt;
@@ -14,7 +15,9 @@ use std::time::Duration;
 
 pub use builder::NetBuilder;
 pub use error::{Result, SdkError};
+pub use mesh::{EventHost, HostStats, MeshAdapter};
 pub use net_proto::bus::filter::{Filter, FilterError, Op, Operand};
+pub use net_proto::bus::mesh::{Access, Hosting, Limits as HostLimits};
 pub use net_proto::bus::{
     Backpressure, BatchConfig, Cursor, Dedup, EventId, Ledger, Losses, MAX_EVENT, MAX_SHARDS, OutboxError,
     Position, ProducerId, Shard,

@@ -10,6 +10,7 @@ pub mod engine;
 mod outbox;
 mod pump;
 mod reader;
+mod scale;
 mod shard;
 
 use std::collections::BTreeMap;
@@ -19,11 +20,13 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, Mutex, OnceLock};
 
-use net_proto::bus::{Backpressure, BatchConfig, Ledger, LogLimits, OutboxError, ProducerId, Shard, route};
+use net_proto::bus::{
+    Backpressure, BatchConfig, FULL, Ledger, LogLimits, OutboxError, ProducerId, ScaleConfig, Shard, route,
+};
 use net_proto::storage::Storage;
 use net_proto::time::{Instant, nanos};
 
-use crate::bell::lock;
+use crate::bell::{Bell, lock};
 use crate::runtime::Runtime;
 use adapter::{Adapter, AdapterError};
 use outbox::OutboxShared;
@@ -64,6 +67,8 @@ pub struct Bus {
     closed: AtomicBool,
     pumps: Mutex<BTreeMap<Shard, Arc<PumpShared>>>,
     outbox: OnceLock<Arc<OutboxShared>>,
+    /// Wakes the task that changes the number of shards.
+    scaling: OnceLock<Arc<Bell>>,
     start: Instant,
     unix_start: u64,
 }
@@ -88,6 +93,7 @@ impl Bus {
             closed: AtomicBool::new(false),
             pumps: Mutex::default(),
             outbox: OnceLock::new(),
+            scaling: OnceLock::new(),
             start,
             unix_start,
             runtime,
@@ -106,6 +112,36 @@ impl Bus {
                 self.runtime.spawn("net bus", Box::pin(task));
             }
         }
+    }
+
+    /// Lets the number of active shards follow the load from now on, beginning with `config.min`. Only the
+    /// first call does anything, and only if there is a range.
+    pub fn scale(self: &Arc<Self>, config: ScaleConfig) {
+        let config = ScaleConfig { max: config.max.min(self.cells.len() as u16), ..config };
+        let bell = Arc::new(Bell::default());
+        if config.min < config.max && self.scaling.set(bell.clone()).is_ok() {
+            self.set_active(config.min);
+            self.runtime.spawn("net bus scale", Box::pin(scale::scale(self, config, bell)));
+        }
+    }
+
+    /// The fill of the fullest active shard, in thousandths of its capacity.
+    fn fullest(&self) -> u32 {
+        let limits = self.config.limits;
+        let part =
+            |value: u64, most: u64| (value.saturating_mul(FULL.into()) / most.max(1)).min(u64::MAX / 2);
+        let fill = |cell: &ShardCell| {
+            let events = part(cell.depth(), limits.events);
+            // Without an engine the bytes are of events that were read, too.
+            let bytes = if limits.keep { 0 } else { part(cell.counts().bytes, limits.bytes) };
+            u32::try_from(events.max(bytes)).unwrap_or(u32::MAX)
+        };
+        (0..self.active()).filter_map(|shard| self.cell(shard)).map(fill).max().unwrap_or(0)
+    }
+
+    /// Has every active shard ring when it holds `mark` unread events. False if one does already.
+    fn watch(&self, mark: u64, bell: &Arc<Bell>) -> bool {
+        (0..self.active()).filter_map(|shard| self.cell(shard)).all(|cell| cell.watch(mark, bell))
     }
 
     /// Recovers an outbox, replays what the engine may not have, and keeps every event there from
@@ -241,6 +277,7 @@ impl Bus {
         let first = !self.closed.swap(true, AcqRel);
         self.cells.iter().for_each(ShardCell::close);
         lock(&self.pumps).values().for_each(|pump| pump.wake());
+        self.scaling.get().into_iter().for_each(|bell| bell.ring());
         first
     }
 

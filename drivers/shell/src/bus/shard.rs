@@ -70,6 +70,8 @@ struct Core {
     external: bool,
     /// The reader that sends to the engine, attached from the start so that it misses nothing.
     sender: Option<ReaderId>,
+    /// Rung once when so many events are unread, or one finds no room.
+    watch: Option<(u64, Arc<Bell>)>,
 }
 
 /// A shard. Every call takes its lock for as long as it takes to copy an event or to count slices.
@@ -103,6 +105,7 @@ impl ShardCell {
             given_up: 0,
             external,
             sender,
+            watch: None,
         };
         Self { core: Mutex::new(core), max_event: max_event.into() }
     }
@@ -117,12 +120,16 @@ impl ShardCell {
         if core.closed {
             return Err(EmitError::Shutdown);
         }
-        let at = core.log.append(body, now).map_err(|why| self.refusal(why, body))?;
-        let taken = Taken { at, name: core.log.name_of(at), stamp: core.log.last_stamp() };
-        let sleepers = core.sleepers();
+        let appended = core.log.append(body, now);
+        let watch = core.watched(appended.is_err());
+        let taken = appended.map(|at| Taken { at, name: core.log.name_of(at), stamp: core.log.last_stamp() });
+        let sleepers = if taken.is_ok() { core.sleepers() } else { Vec::new() };
         drop(core);
         ring(sleepers);
-        Ok(taken)
+        if let Some(watch) = watch {
+            watch.ring();
+        }
+        taken.map_err(|why| self.refusal(why, body))
     }
 
     /// Appends events under one lock, with one reading of the clock; `each` learns what came of them.
@@ -133,6 +140,7 @@ impl ShardCell {
         mut each: impl FnMut(Result<Taken, EmitError>),
     ) {
         let mut core = lock(&self.core);
+        let mut full = false;
         for body in bodies {
             let body = body.as_ref();
             if core.closed {
@@ -141,13 +149,18 @@ impl ShardCell {
                 each(Err(self.too_large(body)));
             } else {
                 let result = core.log.append(body, now).map_err(|why| self.refusal(why, body));
+                full |= result.is_err();
                 let log = &core.log;
                 each(result.map(|at| Taken { at, name: log.name_of(at), stamp: log.last_stamp() }));
             }
         }
+        let watch = core.watched(full);
         let sleepers = core.sleepers();
         drop(core);
         ring(sleepers);
+        if let Some(watch) = watch {
+            watch.ring();
+        }
     }
 
     fn too_large(&self, body: &[u8]) -> EmitError {
@@ -265,9 +278,20 @@ impl ShardCell {
         (core.log.base(), core.log.next())
     }
 
-    /// Unread events and the most that fit, for scaling.
+    /// Events that a holder, or the engine, has not got yet.
     pub fn depth(&self) -> u64 {
         lock(&self.core).log.depth()
+    }
+
+    /// Rings `bell` once when `mark` events are unread or one finds no room. False if so many are now, or the
+    /// shard is closed.
+    pub fn watch(&self, mark: u64, bell: &Arc<Bell>) -> bool {
+        let mut core = lock(&self.core);
+        if core.closed || core.log.depth() >= mark {
+            return false;
+        }
+        core.watch = Some((mark, bell.clone()));
+        true
     }
 
     /// Takes no more events; readers read to the end.
@@ -365,6 +389,16 @@ impl ShardCell {
 }
 
 impl Core {
+    /// Whom to tell that the shard fills up, if somebody wants to know.
+    #[inline]
+    fn watched(&mut self, full: bool) -> Option<Arc<Bell>> {
+        let (mark, _) = self.watch.as_ref()?;
+        if !full && self.log.depth() < *mark {
+            return None;
+        }
+        self.watch.take().map(|(_, bell)| bell)
+    }
+
     fn sleep(&mut self, bell: &Arc<Bell>) {
         if !self.sleepers.iter().any(|held| Arc::ptr_eq(held, bell)) {
             self.sleepers.push(bell.clone());

@@ -1,0 +1,44 @@
+//! The task that changes how many shards take events. It sleeps until a shard fills up.
+
+use std::future::{Future, poll_fn};
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+
+use net_proto::bus::{FULL, ScaleConfig, Scaler};
+
+use super::Bus;
+use crate::bell::Bell;
+use crate::runtime::Timer;
+
+/// The task. It ends after [`Bus::close`], or with the bus.
+pub(super) fn scale(
+    bus: &Arc<Bus>,
+    config: ScaleConfig,
+    bell: Arc<Bell>,
+) -> impl Future<Output = ()> + Send + 'static {
+    let runtime = bus.runtime().clone();
+    let mut scaler = Scaler::new(config, runtime.now());
+    let mut timer: Box<dyn Timer> = runtime.timer();
+    let bus: Weak<Bus> = Arc::downgrade(bus);
+    poll_fn(move |cx| {
+        loop {
+            bell.doze(cx.waker());
+            let Some(bus) = bus.upgrade().filter(|bus| !bus.is_closed()) else { return Poll::Ready(()) };
+            let now = runtime.now();
+            if let Some(active) = scaler.handle_fill(now, bus.fullest()) {
+                tracing::debug!(active, "shards of the event bus");
+                bus.set_active(active);
+                bus.run();
+            }
+            let mark = bus.config().limits.events.saturating_mul(config.grow_at.into()) / u64::from(FULL);
+            // A shard that is above the mark already is looked at again when its time has come.
+            if !bus.watch(mark.max(1), &bell) && scaler.poll_timeout().is_none() {
+                continue;
+            }
+            return match timer.poll(cx, scaler.poll_timeout()) {
+                Poll::Ready(()) => continue,
+                Poll::Pending => Poll::Pending,
+            };
+        }
+    })
+}
