@@ -64,15 +64,32 @@ impl Child {
 
     /// Waits for an answer.
     pub fn wait(&mut self, asked: u64) -> Result<Line, String> {
-        let me = self.me;
-        until(&format!("answer {asked} of node {me}"), || {
-            let found = self.answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&asked);
-            if found.is_none() {
-                let ended = self.process.try_wait().expect("a process");
-                assert!(ended.is_none(), "node {me} ended: {ended:?}");
+        until(&format!("answer {asked} of node {}", self.me), || self.answered(asked))
+    }
+
+    /// Waits for the answer to something that takes its time, while the count of messages rises.
+    pub fn wait_long(&mut self, asked: u64) -> Result<Line, String> {
+        let mut before = None;
+        loop {
+            let looked = std::time::Instant::now();
+            while looked.elapsed() < super::LIMIT {
+                if let Some(found) = self.answered(asked) {
+                    return found;
+                }
+                std::thread::sleep(Duration::from_millis(20));
             }
-            found
-        })
+            let now = self.report().get("received");
+            assert_ne!(before.replace(now), Some(now), "node {} stands still", self.me);
+        }
+    }
+
+    fn answered(&mut self, asked: u64) -> Option<Result<Line, String>> {
+        let found = self.answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&asked);
+        if found.is_none() {
+            let ended = self.process.try_wait().expect("a process");
+            assert!(ended.is_none(), "node {} ended: {ended:?}", self.me);
+        }
+        found
     }
 
     /// Asks and waits.
@@ -111,15 +128,9 @@ impl Child {
         _ = self.process.wait();
     }
 
-    /// It uses less than half of a core: over a second it does not spin. Processor time, so other work
-    /// on the machine does not count.
+    /// It uses less than half of a core over a second; see [`are_calm`].
     pub fn is_calm(&mut self) {
-        let before = self.report().get("cpu_ms");
-        let begun = std::time::Instant::now();
-        std::thread::sleep(Duration::from_secs(1));
-        let used = self.report().get("cpu_ms") - before;
-        let passed = begun.elapsed().as_millis() as u64;
-        assert!(used * 2 <= passed, "node {} used {used} ms of {passed} ms", self.me);
+        are_calm([self]);
     }
 
     /// It never held more than its ceiling and what a process takes anyway.
@@ -139,6 +150,22 @@ impl Child {
         let told = drained.get("flushed") + drained.get("lost");
         assert_eq!(told, admitted, "node {}: {drained}, admitted {admitted}", self.me);
         drained
+    }
+}
+
+/// Each of them uses less than half of a core over the same second: it does not spin. Processor time, so
+/// other work on the machine does not count.
+pub fn are_calm<const N: usize>(nodes: [&mut Child; N]) {
+    let begun = std::time::Instant::now();
+    let nodes = nodes.map(|node| {
+        let before = node.report().get("cpu_ms");
+        (node, before)
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    for (node, before) in nodes {
+        let used = node.report().get("cpu_ms") - before;
+        let passed = begun.elapsed().as_millis() as u64;
+        assert!(used * 2 <= passed, "node {} used {used} ms of {passed} ms", node.me);
     }
 }
 

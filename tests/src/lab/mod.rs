@@ -7,9 +7,12 @@ pub mod child;
 pub mod faulty;
 pub mod line;
 pub mod memory;
+pub mod mix;
 pub mod node;
 pub mod pair;
 pub mod relay;
+pub mod soak;
+pub mod space;
 
 use std::io::Write;
 use std::time::{Duration, Instant};

@@ -18,6 +18,7 @@ use net_tokio::Tokio;
 use super::faulty::{Faulty, Knobs};
 use super::line::Line;
 use super::memory;
+use super::mix::{self, Mixed, mix};
 
 /// Messages between two pauses of a sender.
 const BURST: u64 = 8;
@@ -39,6 +40,8 @@ struct Counts {
     /// What ended associations took with them.
     lost: AtomicU64,
     moves: AtomicU64,
+    /// Streams that are being read.
+    readers: AtomicU64,
 }
 
 #[derive(Default)]
@@ -59,7 +62,7 @@ pub fn identity(number: u64) -> Identity {
 }
 
 /// Runs the node. Words: `me` (its number), `bind`, `runtime`, `dir`, `give_up_ms`, `gso_after`,
-/// `busy_every`, `recv_buffer`.
+/// `busy_every`, `recv_buffer`, `rekey_s`.
 pub fn main(words: impl Iterator<Item = String>) {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -91,7 +94,7 @@ pub fn main(words: impl Iterator<Item = String>) {
 async fn run(words: Line, runtime: Arc<dyn Runtime>, knobs: Arc<Knobs>) {
     let secret = MeshSecret { id: MeshId([1; 32]), key: MeshKey([2; 32]) };
     let bind = words.text("bind").expect("where to bind").parse::<SocketAddr>().expect("an address");
-    let give_up = words.number("give_up_ms");
+    let (give_up, rekey) = (words.number("give_up_ms"), words.number("rekey_s"));
     let mut builder =
         Mesh::builder().runtime(runtime).mesh(secret).bind(bind).identity(identity(words.get("me"))).config(
             // Little of it, so that the ceiling says something.
@@ -99,6 +102,9 @@ async fn run(words: Line, runtime: Arc<dyn Runtime>, knobs: Arc<Knobs>) {
                 config.window_pool = 8 << 20;
                 if let Some(ms) = give_up {
                     config.session.give_up_after = Duration::from_millis(ms);
+                }
+                if let Some(s) = rekey {
+                    config.session.keys.rekey_after = Duration::from_secs(s);
                 }
             },
         );
@@ -160,10 +166,7 @@ async fn obey(command: &str, mesh: &Mesh, shared: &Arc<Shared>, knobs: &Knobs) -
                 Some("once") => FireAndForget,
                 _ => Reliable,
             };
-            // The one that was connected to, else whoever connected.
-            let known = shared.peer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let known = known.filter(Peer::is_connected).or_else(|| mesh.peers().into_iter().next());
-            let peer = known.ok_or("nobody is connected")?;
+            let peer = somebody(mesh, shared)?;
             shared.stop.store(false, SeqCst);
             let mut admitted = 0;
             let done = pour(&peer, mode, size, burst, shared, &mut admitted).await;
@@ -171,6 +174,23 @@ async fn obey(command: &str, mesh: &Mesh, shared: &Arc<Shared>, knobs: &Knobs) -
                 Ok(()) => Ok(none().with("admitted", admitted)),
                 Err(error) => Err(format!("admitted={admitted} {error}")),
             }
+        }
+        "mix" => {
+            let peer = somebody(mesh, shared)?;
+            let [workers, rounds, pause, seed] =
+                ["workers", "rounds", "pause_ms", "seed"].map(|name| words.get(name));
+            let pause = Duration::from_millis(pause);
+            let workers: Vec<_> = (0..workers)
+                .map(|n| rt::spawn(mix(peer.clone(), seed * workers + n, rounds, pause)))
+                .collect();
+            let mut sum = Mixed::default();
+            for worker in workers {
+                let mixed = worker.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+                add(&shared.counts.admitted, mixed.messages);
+                sum.messages += mixed.messages;
+                sum.bytes += mixed.bytes;
+            }
+            Ok(none().with("messages", sum.messages).with("bytes", sum.bytes))
         }
         "stop" => {
             shared.stop.store(true, SeqCst);
@@ -197,6 +217,13 @@ async fn obey(command: &str, mesh: &Mesh, shared: &Arc<Shared>, knobs: &Knobs) -
     }
 }
 
+/// The peer that was connected to, else whoever connected.
+fn somebody(mesh: &Mesh, shared: &Shared) -> Result<Peer, String> {
+    let known = shared.peer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let known = known.filter(Peer::is_connected).or_else(|| mesh.peers().into_iter().next());
+    known.ok_or_else(|| "nobody is connected".into())
+}
+
 async fn report(mesh: &Mesh, shared: &Shared, knobs: &Knobs) -> net_sdk::Result<Line> {
     let counts = &shared.counts;
     let mut line = Line::default();
@@ -209,6 +236,7 @@ async fn report(mesh: &Mesh, shared: &Shared, knobs: &Knobs) -> net_sdk::Result<
         ("downs", &counts.downs),
         ("lost", &counts.lost),
         ("moves", &counts.moves),
+        ("readers", &counts.readers),
         ("sends", &knobs.sends),
         ("batches", &knobs.batches),
         ("refused", &knobs.refused),
@@ -233,7 +261,8 @@ async fn report(mesh: &Mesh, shared: &Shared, knobs: &Knobs) -> net_sdk::Result<
             .with("spurious", stats.spurious_losses)
             .with("marks", stats.ecn_marks)
             .with("rtt_us", stats.rtt.as_micros())
-            .with("epochs", stats.epochs);
+            .with("epochs", stats.epochs)
+            .with("streams", stats.streams);
     }
     Ok(line)
 }
@@ -261,7 +290,8 @@ async fn pour(
     stream.finish().await
 }
 
-fn fill(message: &mut [u8], number: u64) {
+/// A message that says its number, in all of its bytes.
+pub(super) fn fill(message: &mut [u8], number: u64) {
     let (head, rest) = message.split_at_mut(8);
     head.copy_from_slice(&number.to_le_bytes());
     rest.fill(number as u8);
@@ -269,11 +299,16 @@ fn fill(message: &mut [u8], number: u64) {
 
 async fn accept(mesh: Mesh, shared: Arc<Shared>) {
     while let Ok(stream) = mesh.accept_stream().await {
-        drop(rt::spawn(read(stream, shared.clone())));
+        add(&shared.counts.readers, 1);
+        let shared = shared.clone();
+        drop(rt::spawn(async move {
+            read(stream, &shared).await;
+            shared.counts.readers.fetch_sub(1, SeqCst);
+        }));
     }
 }
 
-async fn read(stream: Stream, shared: Arc<Shared>) {
+async fn read(stream: Stream, shared: &Shared) {
     let counts = &shared.counts;
     let in_order = stream.mode() == Reliable;
     let mut next = 0;
@@ -293,6 +328,9 @@ async fn read(stream: Stream, shared: Arc<Shared>) {
         next = number.wrapping_add(1);
         add(&counts.wrong, u64::from(!right || !whole));
         add(&counts.received, 1);
+        if stream.label() == mix::STOPPED {
+            return stream.stop(4);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sockets that refuse, clocks that jump, processes that stop, die and come back.
 
-use net_tests::lab::pair::Pair;
+use net_tests::lab::pair::{Pair, again};
 use net_tests::lab::until;
 
 use crate::node;
@@ -107,25 +107,6 @@ fn the_sender_is_killed_and_comes_back() {
     b.reaches("broken", 1);
     assert_eq!(b.report().get("wrong"), 0, "what came was whole and in order");
     again(a, b);
-}
-
-/// A second transfer after the association ended: it works, and all messages of both are accounted for.
-fn again(mut a: net_tests::lab::child::Child, mut b: net_tests::lab::child::Child) {
-    a.connect(b.addr, b.me).expect("connected again");
-    let before = b.report().get("received");
-    let pouring = a.ask("pour size=1000");
-    b.reaches("received", before + 500);
-    a.call("stop").expect("told to stop");
-    let admitted = a.wait(pouring).expect("acknowledged").get("admitted");
-    b.reaches("finished", 1);
-    let got = b.report();
-    assert_eq!((got.get("received") - before, got.get("wrong")), (admitted, 0), "{got}");
-    for node in [&mut a, &mut b] {
-        node.is_calm();
-        node.is_within_its_ceiling();
-    }
-    a.balances();
-    b.balances();
 }
 
 #[test]
