@@ -1,8 +1,6 @@
 //! What handles share with the driver: its inbox, and queues of what happened.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
 
 use async_channel::{Receiver, Sender};
 use net_proto::identity::EntityId;
@@ -17,6 +15,7 @@ use net_proto::time::Duration;
 use crate::bell::{Inbox, lock};
 use crate::mailbox::Mailbox;
 use crate::ports::{PlanePort, RecvPort, SendError, SendPort};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering, Weak};
 
 /// Most streams that wait to be accepted; one more is refused.
 pub const MAX_UNACCEPTED_STREAMS: usize = 4096;

@@ -1,7 +1,7 @@
-//! What the bell, the ports and the mailboxes use to synchronise, and nothing else.
+//! What the bell, the ports, the mailboxes and the hub use to synchronise, and nothing else.
 //!
 //! `tests/shuttle.rs` includes the sources of those modules beside a module of this name with
 //! shuttle's types, and so runs the same code under a scheduler that tries its interleavings.
 
 pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-pub(crate) use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+pub(crate) use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -1,4 +1,4 @@
-//! Ports, bell and mailboxes under shuttle: the same sources with its locks and atomics, run under
+//! Ports, bell, mailboxes and hub under shuttle: the same sources with its locks and atomics, run under
 //! many random and many adversarial schedules. A lost wake shows as a deadlock, which shuttle reports
 //! with the schedule.
 //!
@@ -7,13 +7,15 @@
 
 #[path = "../src/bell.rs"]
 mod bell;
+#[path = "../src/hub.rs"]
+mod hub;
 #[path = "../src/mailbox.rs"]
 mod mailbox;
 #[path = "../src/ports/mod.rs"]
 mod ports;
 mod sync {
     pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard};
+    pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard, Weak};
     pub(crate) use std::sync::PoisonError;
 }
 #[path = "../src/wait.rs"]
@@ -25,8 +27,14 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 
 use bell::Inbox;
+use hub::{Hub, Notice, PeerShared};
 use mailbox::Mailbox;
+use net_proto::identity::EntityId;
 use net_proto::lane::{Effects, In, Plane, Refusal};
+use net_proto::node::{DownReason, Lost};
+use net_proto::path::Path;
+use net_proto::session::Peer;
+use net_proto::session::aead::Cipher;
 use net_proto::stream::{Messages, Mode, Taken, frame_message};
 use net_proto::time::{Instant, Reason};
 use ports::{End, PlanePort, RecvPort, SendError, SendPort, Stopped};
@@ -370,4 +378,64 @@ fn every_call_of_a_plane_is_answered_or_told_of_the_end() {
             assert!(answers.iter().all(|answer| answer.is_ok() || *answer == Err(Stopped)));
         });
     }
+}
+
+/// An association as the hub knows it.
+fn associated(number: u8) -> Arc<PeerShared> {
+    let peer: Peer = postcard::from_bytes(&[number, 0]).expect("a slot and a generation");
+    let path = Path::udp(([192, 0, 2, number], 9000).into());
+    Arc::new(PeerShared::new(peer, EntityId([number; 32]), Cipher::ChaCha20Poly1305, path))
+}
+
+#[test]
+fn whoever_waits_when_a_peer_goes_away_is_told() {
+    explore(|| {
+        let hub = Arc::new(Hub::new(Arc::new(Inbox::new(1))));
+        let peer = associated(1);
+        hub.up(peer.clone());
+        // One waits for a stream of this peer, one for its end.
+        let accepting = {
+            let (hub, peer) = (hub.clone(), peer.clone());
+            thread::spawn(move || {
+                block_on(hub.streams.take(|stream| stream.peer.peer == peer.peer, || peer.down().is_some()))
+            })
+        };
+        let closing = {
+            let peer = peer.clone();
+            thread::spawn(move || block_on(peer.closed()))
+        };
+        // In the driver's order.
+        peer.set_down(DownReason::Unreachable);
+        peer.set_closed();
+        hub.gone(peer.peer);
+        assert!(accepting.join().unwrap().is_none());
+        assert_eq!(closing.join().unwrap(), DownReason::Unreachable);
+        assert!(hub.peers().is_empty());
+    });
+}
+
+#[test]
+fn readers_of_events_get_each_one_and_the_end_whenever_they_come() {
+    explore(|| {
+        let hub = Arc::new(Hub::new(Arc::new(Inbox::new(1))));
+        let early = hub.notices();
+        let readers = [Some(early), None].map(|mailbox| {
+            let hub = hub.clone();
+            thread::spawn(move || {
+                let mailbox = mailbox.unwrap_or_else(|| hub.notices());
+                let mut got = 0;
+                while block_on(mailbox.take(|_| true, || false)).is_some() {
+                    got += 1;
+                }
+                got
+            })
+        });
+        let peer = associated(1);
+        hub.tell(&Notice::Connected(peer.clone()));
+        hub.tell(&Notice::Disconnected(peer, DownReason::Shutdown, Lost::default()));
+        hub.close();
+        let [early, late] = readers.map(|reader| reader.join().unwrap());
+        assert_eq!(early, 2);
+        assert!(late <= 2);
+    });
 }
