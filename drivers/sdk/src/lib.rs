@@ -51,6 +51,8 @@ pub use stream::Stream;
 /// The programs of the pages compile, and those that say so run.
 #[cfg(all(doctest, feature = "tokio"))]
 mod pages {
+    /// One of them is for smol. In the workspace both features are on.
+    #[cfg(feature = "smol")]
     #[doc = include_str!("../../../README.md")]
     struct Readme;
     #[doc = include_str!("../../../docs/BUS.md")]

@@ -114,12 +114,13 @@ impl Mesh {
         self.inner.bound.clone()
     }
 
-    /// Who and where this node is. Public: it admits nobody.
+    /// Who and where this node is. Public: it admits nobody. It is a line of text too (`to_string`, `parse`).
     pub fn ticket(&self) -> Ticket {
         self.inner.ticket.clone()
     }
 
-    /// What another node needs to join. Secret: it holds the mesh key.
+    /// What another node needs to join. Secret: it holds the mesh key. It is a line of text too
+    /// (`to_string`, `parse`), which is how it comes to the other machine.
     pub fn invite(&self) -> Invite {
         Invite { ticket: self.ticket(), mesh: self.secret() }
     }
@@ -142,7 +143,7 @@ impl Mesh {
     /// Waits for the next peer that connected to this node.
     ///
     /// `Ok`: its identity is proven; it may be gone again. Up to 1,024 peers wait here, more are
-    /// only in [`Mesh::peers`]. Dropping the future takes nobody.
+    /// only in [`Mesh::peers`]. Dropping the future takes nobody. [`Error::Shutdown`] once the mesh ends.
     pub async fn accept_peer(&self) -> Result<Peer> {
         let shared = self.inner.hub.incoming.take(|_| true, || false).await.ok_or(Error::Shutdown)?;
         Ok(Peer::new(self.inner.clone(), shared))
@@ -151,7 +152,8 @@ impl Mesh {
     /// Waits for the next stream that any peer opened.
     ///
     /// `Ok`: the stream exists; its messages may be here already. Up to 4,096 streams wait here,
-    /// more are reset with code 65535. Dropping the future takes nothing.
+    /// more are reset with code 65535. Dropping the future takes nothing. [`Error::Shutdown`] once the
+    /// mesh ends: the end of a server's loop.
     pub async fn accept_stream(&self) -> Result<Stream> {
         let shared = self.inner.hub.streams.take(|_| true, || false).await.ok_or(Error::Shutdown)?;
         Ok(Stream::new(self.inner.clone(), shared))

@@ -50,12 +50,12 @@ fn need() -> Arc<dyn Runtime> {
 #[error("the time limit passed")]
 pub struct Elapsed;
 
-/// The task panicked or its runtime is gone.
+/// The task or the work panicked, or its runtime is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the task panicked, or its runtime is gone")]
 pub struct Gone;
 
-/// A task started by [`spawn`]; a future of its result. Dropping it does not stop the task.
+/// A task started by [`spawn`], or work by [`blocking`]; a future of its result. Dropping it does not stop the task.
 #[derive(Debug)]
 pub struct Task<T> {
     shared: Arc<Mutex<Slot<T>>>,
@@ -121,6 +121,27 @@ pub fn spawn_on<T: Send + 'static>(
     let finish = Finish(shared.clone());
     let task = enter(runtime.clone(), async move { finish.set(Ok(task.await)) });
     runtime.spawn("net task", Box::pin(task));
+    Task { shared }
+}
+
+/// Runs work that blocks its thread (files, names, long sums) where that holds nobody up. Dropping the task
+/// does not stop the work.
+///
+/// ```
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// let text = net_sdk::rt::blocking(|| std::fs::read_to_string("notes.txt")).await??;
+/// # drop(text); Ok(()) }
+/// ```
+///
+/// The result is [`Gone`] if the work panicked, or the runtime ended before it began. In the simulator the
+/// work runs between two tasks.
+///
+/// # Panics
+/// If no runtime is known here.
+pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
+    let shared = Arc::new(Mutex::new(Slot { result: None, waker: None }));
+    let finish = Finish(shared.clone());
+    need().blocking(Box::new(move || finish.set(Ok(work()))));
     Task { shared }
 }
 

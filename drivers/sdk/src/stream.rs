@@ -123,6 +123,9 @@ impl Stream {
     /// The bytes are a copy of exactly the message's size, the caller's from then on. Reading gives
     /// the peer credit: who does not read slows its sender, nobody else. What arrived before an
     /// error is delivered before the error. Dropping the future loses no message.
+    ///
+    /// [`Error::Reset`]: the peer dropped the rest, with its code. [`Error::Disconnected`]: the association
+    /// ended. [`Error::Shutdown`]: this mesh did. [`Error::Closed`]: this side stopped reading.
     pub async fn recv(&self) -> Result<Option<Bytes>> {
         Ok(self.held.shared.rx.recv().await?)
     }
