@@ -52,6 +52,9 @@ pub enum Command {
     /// The far end of a benchmark; started by `net bench`
     #[command(hide = true)]
     BenchPeer(BenchPeer),
+    /// The flood of a benchmark, to an address of this machine; started by `net bench flood`
+    #[command(hide = true)]
+    BenchFlooder(BenchFlooder),
 }
 
 #[derive(Debug, Args)]
@@ -138,6 +141,8 @@ pub enum Bench {
     Sessions(BenchSessions),
     /// What a node with one peer costs that nobody uses
     Idle(BenchIdle),
+    /// Paced traffic without and with a flood of bogus first messages
+    Flood(BenchFlood),
 }
 
 #[derive(Debug, Args)]
@@ -204,6 +209,27 @@ pub struct BenchIdle {
 }
 
 #[derive(Clone, Debug, Args)]
+pub struct BenchFlood {
+    /// Bogus first messages a second
+    #[arg(long, value_name = "N", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    pub rate: u32,
+    /// Bytes in a message
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub payload: u32,
+    /// What the stream promises
+    #[arg(long, value_enum, default_value_t = Mode::Reliable)]
+    pub mode: Mode,
+    /// How often it is measured without and with the flood
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub pairs: u32,
+    /// How long each run sends, in seconds
+    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    #[command(flatten)]
+    pub common: BenchCommon,
+}
+
+#[derive(Clone, Debug, Args)]
 pub struct BenchCommon {
     /// What both processes run on
     #[arg(long, value_enum, default_value_t = RuntimeName::Tokio)]
@@ -238,6 +264,16 @@ pub struct BenchPeer {
     /// Nodes in this process
     #[arg(long, default_value_t = 1)]
     pub nodes: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchFlooder {
+    /// Where to; a loopback address
+    #[arg(value_name = "IP:PORT")]
+    pub target: SocketAddr,
+    /// Messages a second
+    #[arg(long)]
+    pub rate: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

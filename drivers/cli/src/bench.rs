@@ -4,6 +4,7 @@
 //! the result. The work itself runs in tasks of the chosen runtime, never in `main`.
 
 mod echo;
+pub mod flood;
 mod idle;
 pub mod peer;
 mod runtime;
@@ -40,6 +41,7 @@ pub fn run(args: Bench, output: Output) -> Result<()> {
         Bench::Echo(args) => echo::run(args, output),
         Bench::Sessions(args) => sessions::run(args, output),
         Bench::Idle(args) => idle::run(args, output),
+        Bench::Flood(args) => flood::run(args, output),
     }
 }
 

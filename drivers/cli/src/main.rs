@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         // They choose a runtime themselves.
         Some(Command::Bench(args)) => bench::run(args, output),
         Some(Command::BenchPeer(args)) => bench::peer::run(args),
+        Some(Command::BenchFlooder(args)) => bench::flood::flooder(args),
         command => on_tokio(command, cli.config, output),
     };
     match ended {
@@ -68,7 +69,7 @@ async fn run(command: Option<Command>, config: Option<PathBuf>, output: Output) 
         Some(Command::Send(args)) => transfer::send(args, &config()?, output).await,
         Some(Command::Ping(args)) => ping::run(args, &config()?, output).await,
         // `main` ran them.
-        Some(Command::Bench(_) | Command::BenchPeer(_)) => Ok(()),
+        Some(Command::Bench(_) | Command::BenchPeer(_) | Command::BenchFlooder(_)) => Ok(()),
         Some(Command::Relay(args)) => relay::run(args, output).await,
         Some(Command::Doctor(args)) => doctor::run(args, &config()?, output).await,
         Some(Command::Stats(args)) => stats::run(args, &config()?, output).await,

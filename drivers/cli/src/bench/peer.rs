@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use net_sdk::{Error, Mesh, Mode, Runtime, Stream, rt};
 use serde_json::{Value, json};
 
-use super::{CLOCK_EVERY, CONTROL, DATA, builder, runtime};
+use super::{CLOCK_EVERY, CONTROL, DATA, builder, joined, runtime};
 use crate::args::{BenchPeer, Receive};
 use crate::failure::Result;
 use crate::ping;
@@ -113,7 +113,7 @@ async fn serve(mesh: Mesh, count: Arc<Count>, receive: Receive) -> Result<(), Er
         match stream.label() {
             ping::LABEL => _ = rt::spawn(ping::echo(stream)),
             DATA => _ = rt::spawn(tally(stream, count.clone(), receive)),
-            CONTROL => _ = rt::spawn(answer(stream, count.clone())),
+            CONTROL => _ = rt::spawn(answer(stream, count.clone(), mesh.clone())),
             _ => stream.stop(1),
         }
     }
@@ -153,7 +153,7 @@ async fn tally(stream: Stream, count: Arc<Count>, receive: Receive) {
 }
 
 /// Says what was counted once the other side is done and nothing more comes.
-async fn answer(control: Stream, count: Arc<Count>) -> Result<(), Error> {
+async fn answer(control: Stream, count: Arc<Count>, mesh: Mesh) -> Result<(), Error> {
     while control.recv().await?.is_some() {
         let mut quiet = Duration::ZERO;
         let mut before = count.messages.load(Relaxed);
@@ -163,7 +163,9 @@ async fn answer(control: Stream, count: Arc<Count>) -> Result<(), Error> {
             quiet = if now == before { quiet + LOOK } else { Duration::ZERO };
             before = now;
         }
-        control.send(count.told().to_string().as_bytes()).await?;
+        // First messages of strangers: those of a flood.
+        let bogus = json!({"bogus": mesh.stats().await?.handshake.mac1});
+        control.send(joined(count.told(), bogus).to_string().as_bytes()).await?;
     }
     Ok(())
 }

@@ -111,3 +111,27 @@ fn the_configuration_file_is_strict() {
     assert_eq!(bad.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&bad.stderr).contains("max_peers"), "{bad:?}");
 }
+
+#[test]
+fn a_flood_meets_the_receiver_and_nobody_else() {
+    let output = run(&[
+        "bench",
+        "flood",
+        "--rate",
+        "2000",
+        "--pairs",
+        "1",
+        "--seconds",
+        "1",
+        "--payload",
+        "64",
+        "--json",
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let told = last(&output);
+    let pair = &told["pairs"][0];
+    assert!(pair["bogus_per_s"].as_f64() > Some(0.0), "the receiver saw no flood: {told}");
+    assert!(pair["with"].as_f64() > Some(0.0) && told["kept_percent"].as_f64() > Some(0.0), "{told}");
+    let abroad = run(&["bench-flooder", "192.0.2.1:9", "--rate", "100"]);
+    assert_eq!(abroad.status.code(), Some(2), "{abroad:?}");
+}
