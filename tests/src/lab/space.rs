@@ -9,25 +9,23 @@
 //! namespace of their own, where the system lets them.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use super::say;
+use crate::servers::packages::{self, Program};
 
 /// With this variable set to `required`, a test that cannot run fails.
 const WANTED: &str = "NET_NAMESPACES";
-/// Programs, and Debian's packages of them.
-const TOOLS: [(&str, &str); 6] = [
-    ("unshare", "util-linux"),
-    ("nsenter", "util-linux"),
-    ("ip", "iproute2"),
-    ("tc", "iproute2"),
-    ("nft", "nftables"),
-    ("conntrack", "conntrack"),
+/// What makes them, and what the router is told with.
+const PROGRAMS: [Program; 6] = [
+    Program { name: "unshare", package: "util-linux" },
+    Program { name: "nsenter", package: "util-linux" },
+    Program { name: "ip", package: "iproute2" },
+    Program { name: "tc", package: "iproute2" },
+    Program { name: "nft", package: "nftables" },
+    Program { name: "conntrack", package: "conntrack" },
 ];
-/// Where they may be; the path of a plain user often lacks some of it.
-const PLACES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
 /// What a router can do to packets, and what shows that its kernel can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,50 +139,23 @@ impl Space {
 fn command(words: &[String]) -> Command {
     let mut command = Command::new(&words[0]);
     let path = std::env::var("PATH").unwrap_or_default();
-    command.args(&words[1..]).env("PATH", format!("{path}:{}", PLACES.join(":")));
+    // The path of a plain user often lacks the second half.
+    command.args(&words[1..]).env("PATH", format!("{path}:/usr/sbin:/sbin:/usr/bin:/bin"));
     command
 }
 
-/// Packages that are missing here.
-fn missing() -> Vec<&'static str> {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let has = |tool: &str| path.split(':').chain(PLACES).any(|place| Path::new(place).join(tool).is_file());
-    let mut packages: Vec<_> = TOOLS.iter().filter(|(tool, _)| !has(tool)).map(|(_, p)| *p).collect();
-    packages.dedup();
-    packages
-}
-
-fn is_root() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    uid.and_then(|line| line.split_whitespace().nth(1)).is_some_and(|effective| effective == "0")
-}
-
-/// Finds out once how namespaces can be made, and says once what the router's kernel cannot do.
+/// Finds out once how namespaces can be made.
 ///
 /// # Panics
-/// If root may make them, and a package is missing that cannot be installed.
+/// If a package is missing that root cannot install.
 fn means() -> Result<Means, String> {
     static FOUND: OnceLock<Result<Means, String>> = OnceLock::new();
     let find = || {
-        let packages = missing();
-        if !packages.is_empty() {
-            let list = packages.join(" ");
-            let lacks = format!("the package {list} is missing, and could not be installed");
-            if !is_root() || !Path::new("/usr/bin/apt-get").exists() {
-                return Err(lacks);
+        for program in &PROGRAMS {
+            if let Err(why) = packages::look_for(program) {
+                assert!(!packages::is_root(), "{why}");
+                return Err(why);
             }
-            say(&format!("faults: installing {list}"));
-            let install = format!("apt-get install -y --no-install-recommends {list}");
-            let words = ["sh", "-c", &format!("{install} || {{ apt-get update && {install}; }}")];
-            let words = words.map(String::from);
-            _ = command(&words)
-                .env("DEBIAN_FRONTEND", "noninteractive")
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status();
-            assert!(missing().is_empty(), "{lacks}");
         }
         let directly = Space::new(Means::Directly, None);
         let Err(why) = directly else { return Ok(Means::Directly) };

@@ -25,24 +25,34 @@ pub const NATS: Program = Program { name: "nats-server", package: "nats-server" 
 /// # Panics
 /// If it is missing and cannot be installed; the message names the package.
 pub fn find(program: &Program) -> PathBuf {
+    look_for(program).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// The same; what is missing and cannot be installed is an error that names the package.
+pub fn look_for(program: &Program) -> Result<PathBuf, String> {
     if let Some(path) = on_path(program.name) {
-        return path;
+        return Ok(path);
     }
     let lock = File::create(std::env::temp_dir().join("net-test-packages.lock"));
     let lock = lock.expect("a folder for temporary files");
     lock.lock().expect("a lock between test processes");
     // Somebody else may have installed it while this waited.
     let why = match on_path(program.name) {
-        Some(path) => return path,
+        Some(path) => return Ok(path),
         None => install(program.package),
     };
     let why = why.err().unwrap_or_else(|| "the package does not have it".to_owned());
-    on_path(program.name).unwrap_or_else(|| {
-        panic!(
+    on_path(program.name).ok_or_else(|| {
+        format!(
             "this test needs the program {}; install the Debian package {} or put it on the PATH: {why}",
             program.name, program.package
         )
     })
+}
+
+/// Whether this may install packages.
+pub fn is_root() -> bool {
+    run("id", &["-u"]).is_ok_and(|id| id.trim() == "0")
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
@@ -53,7 +63,7 @@ fn on_path(name: &str) -> Option<PathBuf> {
 }
 
 fn install(package: &str) -> Result<(), String> {
-    if run("id", &["-u"])?.trim() != "0" {
+    if !is_root() {
         return Err("only root can install it from here".to_owned());
     }
     if on_path("apt-get").is_none() {
