@@ -42,3 +42,8 @@ pub use net::{Burst, Fate, LinkConfig};
 pub use plan::{Core, Fault, Plan, Swarm};
 pub use topology::Topology;
 pub use world::{Failure, World, WorldConfig};
+
+/// The programs of the guide compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/SIMULATION.md")]
+struct Guide;

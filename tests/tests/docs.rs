@@ -105,3 +105,67 @@ fn every_setting_is_documented() {
     }
     assert!(missing.is_empty(), "not in docs/CONFIGURATION.md: {missing:#?}");
 }
+
+/// The methods of the builder that an application calls before `start`.
+fn builder_methods() -> Vec<String> {
+    let source =
+        fs::read_to_string(net_tests::root().join("drivers/sdk/src/builder.rs")).expect("the source");
+    let (_, rest) = source.split_once("impl MeshBuilder {").expect("the builder");
+    let (body, _) = rest.split_once("pub async fn start").expect("its end");
+    let names = body.lines().filter_map(|line| line.trim().strip_prefix("pub fn "));
+    names.map(|line| line.split('(').next().unwrap_or(line).to_owned()).collect()
+}
+
+#[test]
+fn every_method_of_the_builder_is_documented() {
+    let page = fs::read_to_string(net_tests::root().join("docs/CONFIGURATION.md")).expect("the page");
+    let methods = builder_methods();
+    assert!(methods.len() > 10, "{methods:?}");
+    let missing: Vec<_> = methods.iter().filter(|method| !named(&page, "", method)).collect();
+    assert!(missing.is_empty(), "not in docs/CONFIGURATION.md: {missing:?}");
+}
+
+#[test]
+fn every_command_is_documented() {
+    let page = fs::read_to_string(net_tests::root().join("docs/CLI.md")).expect("the page");
+    let mut missing = Vec::new();
+    for (name, before) in [("Command", "net "), ("Bench", "net bench ")] {
+        for command in members("drivers/cli", "args.rs", "enum", name) {
+            // The far ends of benchmarks are hidden.
+            if !command.starts_with("Bench") || command == "Bench" {
+                let words = format!("{before}{}", command.to_lowercase());
+                if !page.contains(&words) {
+                    missing.push(words);
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not in docs/CLI.md: {missing:?}");
+}
+
+#[test]
+fn every_program_of_a_page_is_compiled() {
+    let root = net_tests::root();
+    let mut libraries = String::new();
+    for krate in ["proto", "drivers/shell", "drivers/sdk", "drivers/cli", "sim"] {
+        for file in ["lib.rs", "main.rs"] {
+            libraries += &fs::read_to_string(root.join(krate).join("src").join(file)).unwrap_or_default();
+        }
+    }
+    let mut pages = vec![root.join("README.md")];
+    for folder in ["docs", "docs/protocol"] {
+        let entries = fs::read_dir(root.join(folder)).expect("the pages");
+        pages.extend(entries.map(|entry| entry.expect("an entry").path()));
+    }
+    pages.retain(|page| page.extension().is_some_and(|end| end == "md"));
+    let mut missing = Vec::new();
+    for page in pages {
+        let text = fs::read_to_string(&page).expect("a page");
+        let has = text.lines().any(|line| line.starts_with("```rust") && !line.contains("ignore"));
+        let name = page.strip_prefix(&root).expect("below the root").to_str().expect("UTF-8");
+        if has && !libraries.contains(&format!("{name}\")")) {
+            missing.push(name.to_owned());
+        }
+    }
+    assert!(missing.is_empty(), "programs that no doctest includes: {missing:?}");
+}

@@ -107,7 +107,7 @@ async fn a_folder_becomes_like_another(runtime: &str) -> Result<()> {
     let (here, there) = (dir.join("here"), dir.join("there"));
     fs::create_dir_all(here.join("deep/deeper")).expect("folders");
     for (name, len) in [("empty", 0), ("small", 10), ("deep/large", 1_000_000), ("deep/deeper/odd", 65_537)] {
-        let bytes: Vec<u8> = (0..len).map(|n: usize| (n * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..len).map(|n: usize| ((n * 31) >> 3) as u8).collect();
         fs::write(here.join(name), bytes).expect("a file");
     }
     let server = node().await?;

@@ -141,7 +141,7 @@ mod tests {
             resident: [0, 0],
             epochs: 1,
         };
-        let noisy = |lap: u64| if lap % 7 == 0 { 900_000 } else { 0 };
+        let noisy = |lap: u64| if lap.is_multiple_of(7) { 900_000 } else { 0 };
         let leak: Vec<_> = (0..100).map(|lap| sample(lap, 5_000_000 + 10 * lap + noisy(lap))).collect();
         let found = slope(&leak, |s| s.lap as f64, |s| s.live[0] as f64);
         assert!((9.0..11.0).contains(&found), "{found}");
