@@ -1,7 +1,7 @@
 //! The program of a node process: it does what lines on its standard input say, and answers on its
 //! standard output. When the input ends, so does the process; when anything panics, it aborts.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -50,6 +50,8 @@ struct Shared {
     stop: AtomicBool,
     paused: AtomicBool,
     peer: Mutex<Option<Peer>>,
+    /// What each worker of a mixture does.
+    steps: Mutex<BTreeMap<u64, String>>,
 }
 
 fn add(counter: &AtomicU64, n: u64) {
@@ -181,7 +183,13 @@ async fn obey(command: &str, mesh: &Mesh, shared: &Arc<Shared>, knobs: &Knobs) -
                 ["workers", "rounds", "pause_ms", "seed"].map(|name| words.get(name));
             let pause = Duration::from_millis(pause);
             let workers: Vec<_> = (0..workers)
-                .map(|n| rt::spawn(mix(peer.clone(), seed * workers + n, rounds, pause)))
+                .map(|n| {
+                    let shared = shared.clone();
+                    let step = move |step| {
+                        shared.steps.lock().unwrap_or_else(PoisonError::into_inner).insert(n, step);
+                    };
+                    rt::spawn(mix(peer.clone(), seed * workers + n, rounds, pause, step))
+                })
                 .collect();
             let mut sum = Mixed::default();
             for worker in workers {
@@ -191,6 +199,15 @@ async fn obey(command: &str, mesh: &Mesh, shared: &Arc<Shared>, knobs: &Knobs) -
                 sum.bytes += mixed.bytes;
             }
             Ok(none().with("messages", sum.messages).with("bytes", sum.bytes))
+        }
+        // For people, when something stands still.
+        "tell" => {
+            let steps = shared.steps.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            eprintln!("workers: {steps:#?}");
+            for peer in mesh.peers() {
+                eprintln!("{:#?}", (peer.stats().await, peer.streams().await));
+            }
+            Ok(none())
         }
         "stop" => {
             shared.stop.store(true, SeqCst);
@@ -328,7 +345,7 @@ async fn read(stream: Stream, shared: &Shared) {
         next = number.wrapping_add(1);
         add(&counts.wrong, u64::from(!right || !whole));
         add(&counts.received, 1);
-        if stream.label() == mix::STOPPED {
+        if stream.label().starts_with(mix::STOPPED) {
             return stream.stop(4);
         }
     }

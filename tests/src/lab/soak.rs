@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::child::{Child, are_calm};
 use super::line::Line;
 use super::relay::{Relay, Treatment};
-use super::until;
+use super::{say, until};
 
 /// Streams that a node sends on at the same time.
 const WORKERS: u64 = 8;
@@ -78,7 +78,14 @@ pub fn run(plan: Plan, start: impl Fn(&Line) -> Child, mut tell: impl FnMut(&Sam
             format!("mix workers={WORKERS} rounds={rounds} pause_ms={pause} seed={}", lap * 2 + from)
         };
         let asked = (a.ask(&words(0)), b.ask(&words(1)));
-        for told in [a.wait_long(asked.0), b.wait_long(asked.1)] {
+        let told = [a.wait_long(asked.0), b.wait_long(asked.1)];
+        if told.iter().any(Result::is_err) {
+            for node in [&mut a, &mut b] {
+                say(&format!("node {}:", node.me));
+                _ = node.call("tell");
+            }
+        }
+        for told in told {
             let told = told.expect("everything is sent");
             messages += told.get("messages");
             bytes += told.get("bytes");
