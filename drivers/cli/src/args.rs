@@ -1,9 +1,10 @@
 //! The command line.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use net_sdk::MeshBuilder;
 
 /// An encrypted mesh of nodes: try it, move files with it, measure it.
 ///
@@ -17,12 +18,54 @@ pub struct Cli {
     /// Configuration file; without it net/config.toml where the platform keeps configuration
     #[arg(long, global = true, env = "NET_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub watch: Watch,
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
+/// What a node writes about itself. `%t` in a name becomes the time in seconds, `%p` the process.
+#[derive(Clone, Debug, Default, PartialEq, Args)]
+pub struct Watch {
+    /// Record everything that moves the node, for `net replay`; the file is SECRET, it holds the keys
+    #[arg(long, global = true, env = "NET_TRACE", value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Write what the node does as qlog, for tools that draw connections
+    #[arg(long, global = true, env = "NET_QLOG", value_name = "FILE")]
+    pub qlog: Option<PathBuf>,
+    /// Write the key of every packet, so that a capture can be read: ENDS THE SECRECY of all that is said
+    #[arg(long, global = true, env = "NET_EXPORT_KEYS", value_name = "FILE")]
+    pub export_keys: Option<PathBuf>,
+}
+
+impl Watch {
+    /// The files of a node; `suffix` tells several nodes of one process apart.
+    pub fn apply(&self, mut builder: MeshBuilder, suffix: &str) -> MeshBuilder {
+        if let Some(path) = &self.trace {
+            builder = builder.record(named(path, suffix));
+        }
+        if let Some(path) = &self.qlog {
+            builder = builder.qlog(named(path, suffix));
+        }
+        if let Some(path) = &self.export_keys {
+            let path = named(path, suffix);
+            // Not to be overlooked, whatever the output is for.
+            eprintln!("net: KEYS ARE EXPORTED to {}: who reads it reads everything", path.display());
+            builder = builder.export_keys(path);
+        }
+        builder
+    }
+}
+
+/// A name with its places filled in.
+fn named(path: &Path, suffix: &str) -> PathBuf {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let name = path.to_string_lossy().replace("%t", &now.as_secs().to_string());
+    PathBuf::from(name.replace("%p", &std::process::id().to_string()) + suffix)
+}
+
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong arguments; 3 the peer cannot be reached; \
-4 the peer refused; 5 not everything arrived as it was sent.";
+4 the peer refused; 5 not everything arrived as it was sent; 6 a replay differs from its record.";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -45,6 +88,8 @@ pub enum Command {
     Doctor(Doctor),
     /// Show what a node that runs on this machine counts
     Stats(Stats),
+    /// Live the record of a node again (`--trace`), event for event, and say where it differs
+    Replay(Replay),
     /// Print the completions of a shell
     Completions(Completions),
     /// Write the manual pages into a folder
@@ -252,6 +297,9 @@ pub struct BenchCommon {
     /// Where to send instead: a relay that forwards to the far end
     #[arg(long, value_name = "IP:PORT", conflicts_with = "loss")]
     pub via: Option<SocketAddr>,
+    /// What the node of this process writes about itself; the far end writes nothing
+    #[arg(skip)]
+    pub watch: Watch,
 }
 
 #[derive(Debug, Args)]
@@ -338,6 +386,19 @@ pub struct Stats {
     /// Show them again every so many seconds
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub watch: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// The record
+    #[arg(value_name = "FILE")]
+    pub record: PathBuf,
+    /// Say every step too
+    #[arg(long)]
+    pub steps: bool,
+    /// Say only how it ended
+    #[arg(long, conflicts_with = "steps")]
+    pub summary: bool,
 }
 
 #[derive(Debug, Args)]

@@ -23,7 +23,9 @@ use net_proto::recovery::Algorithm;
 use net_sdk::{Invite, Mesh, MeshBuilder, Peer, Runtime, Ticket};
 use serde_json::{Value, json};
 
-use crate::args::{Bench, BenchCommon, Congestion, Mode, Receive};
+use crate::args::{
+    Bench, BenchCommon, BenchEcho, BenchIdle, BenchSessions, BenchStream, Congestion, Mode, Receive, Watch,
+};
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 
@@ -35,7 +37,17 @@ const CONTROL: &str = "bench/control";
 const CLOCK_EVERY: u64 = 32;
 
 /// The command.
-pub fn run(args: Bench, output: Output) -> Result<()> {
+pub fn run(mut args: Bench, watch: &Watch, output: Output) -> Result<()> {
+    match &mut args {
+        Bench::Stream(BenchStream { common, .. })
+        | Bench::Echo(BenchEcho { common, .. })
+        | Bench::Sessions(BenchSessions { common, .. })
+        | Bench::Idle(BenchIdle { common, .. }) => common.watch = watch.clone(),
+        Bench::Flood(_) if *watch != Watch::default() => {
+            return Err(Failure::usage("`net bench flood` runs many nodes: watch one of another benchmark"));
+        }
+        Bench::Flood(_) => {}
+    }
     match args {
         Bench::Stream(args) => stream::run(args, output),
         Bench::Echo(args) => echo::run(args, output),
@@ -177,7 +189,8 @@ impl Near {
     /// Its node alone.
     async fn mesh(args: &BenchCommon, runtime: &Arc<dyn Runtime>, invite: &Invite) -> Result<Mesh> {
         let here = SocketAddr::from(([127, 0, 0, 1], 0));
-        Ok(builder(args, runtime).mesh(invite.mesh.clone()).bind(here).accept(false).start().await?)
+        let builder = args.watch.apply(builder(args, runtime), "");
+        Ok(builder.mesh(invite.mesh.clone()).bind(here).accept(false).start().await?)
     }
 
     /// What stands beside every figure.

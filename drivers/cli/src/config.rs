@@ -8,6 +8,7 @@ use net_proto::congestion::Algorithm;
 use net_sdk::MeshBuilder;
 use serde::Deserialize;
 
+use crate::args::Watch;
 use crate::failure::{Code, Failure, Result};
 
 /// The content of the file. Unknown keys are refused: a typing error must not pass for a setting.
@@ -24,6 +25,9 @@ pub struct Config {
     pub patience: Option<u64>,
     /// How nodes behave.
     pub transport: Transport,
+    /// What nodes write about themselves: from the command line or the environment only.
+    #[serde(skip)]
+    pub watch: Watch,
 }
 
 /// The section `[transport]`: fields of the node's configuration, under their names.
@@ -70,7 +74,8 @@ impl Config {
     }
 
     /// The settings of the file, for a node that is about to start.
-    pub fn apply(&self, mut builder: MeshBuilder) -> MeshBuilder {
+    pub fn apply(&self, builder: MeshBuilder) -> MeshBuilder {
+        let mut builder = self.watch.apply(builder, "");
         let t = self.transport.clone();
         if let Some(bytes) = t.max_datagram {
             builder = builder.max_datagram(bytes);

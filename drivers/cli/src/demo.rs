@@ -64,16 +64,16 @@ struct Told {
 }
 
 /// The command.
-pub async fn run(args: args::Demo, output: Output) -> Result<()> {
+pub async fn run(args: args::Demo, watch: &args::Watch, output: Output) -> Result<()> {
     let late = || {
         Failure::new(Code::NotVerified, format_args!("not everything arrived in {} s", LIMIT.as_secs()))
             .remedy("try a smaller --input or a smaller --loss, and the release build")
     };
-    let told = tokio::time::timeout(LIMIT, show(args, output)).await.map_err(|_| late())??;
+    let told = tokio::time::timeout(LIMIT, show(args, watch, output)).await.map_err(|_| late())??;
     report::tell(&told, output)
 }
 
-async fn show(args: args::Demo, output: Output) -> Result<Told> {
+async fn show(args: args::Demo, watch: &args::Watch, output: Output) -> Result<Told> {
     let begun = Instant::now();
     let input = tokio::task::spawn_blocking(move || Input::load(args.input)).await.map_err(bug)??;
     output.say(format!(
@@ -85,8 +85,8 @@ async fn show(args: args::Demo, output: Output) -> Result<Told> {
         input.lines.len(),
         input.kind,
     ));
-    let b = Mesh::builder().bind("127.0.0.1:0").start().await?;
-    let [a, c] = [start(&b).await?, start(&b).await?];
+    let b = watch.apply(Mesh::builder().bind("127.0.0.1:0"), "-b").start().await?;
+    let [a, c] = [start(&b, watch, "-a").await?, start(&b, watch, "-c").await?];
 
     let here = SocketAddr::from(([127, 0, 0, 1], 0));
     let relay = |to: &Mesh| Relay::start(here, to.local_addrs()[0], args.loss, input.markers());
@@ -144,8 +144,9 @@ fn bug(error: JoinError) -> Failure {
 }
 
 /// A further node of the mesh of `first`.
-async fn start(first: &Mesh) -> Result<Mesh> {
-    Ok(Mesh::builder().mesh(first.secret()).bind("127.0.0.1:0").start().await?)
+async fn start(first: &Mesh, watch: &args::Watch, suffix: &str) -> Result<Mesh> {
+    let builder = Mesh::builder().mesh(first.secret()).bind("127.0.0.1:0");
+    Ok(watch.apply(builder, suffix).start().await?)
 }
 
 async fn send_file(to: Peer, bytes: Arc<[u8]>) -> Result<StreamStats, Error> {

@@ -17,6 +17,8 @@ pub enum Code {
     Refused = 4,
     /// Bytes arrived that are not those that were sent, or not all did.
     NotVerified = 5,
+    /// A replay did something else than its record.
+    Differs = 6,
 }
 
 /// Why the program ends early.
@@ -80,6 +82,9 @@ impl From<Error> for Failure {
             Error::BadAddress(_) | Error::Identity(_) => Self::usage(&error),
             Error::State(_) => {
                 Self::failed(&error).remedy("one node at a time uses a state directory; choose another with --dir")
+            }
+            Error::Observe { .. } => {
+                Self::failed(&error).remedy("name a file that does not exist yet; %t in it becomes the time")
             }
             _ => Self::failed(&error),
         }

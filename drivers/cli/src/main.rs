@@ -12,6 +12,7 @@ mod id;
 mod output;
 mod ping;
 mod relay;
+mod replay;
 mod state;
 mod stats;
 mod transfer;
@@ -29,10 +30,11 @@ fn main() -> ExitCode {
     let output = Output::new(cli.json);
     let ended = match cli.command {
         // They choose a runtime themselves.
-        Some(Command::Bench(args)) => bench::run(args, output),
+        Some(Command::Bench(args)) => bench::run(args, &cli.watch, output),
         Some(Command::BenchPeer(args)) => bench::peer::run(args),
         Some(Command::BenchFlooder(args)) => bench::flood::flooder(args),
-        command => on_tokio(command, cli.config, output),
+        Some(Command::Replay(args)) => replay::run(&args, output),
+        command => on_tokio(command, cli.config, cli.watch, output),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,33 +45,47 @@ fn main() -> ExitCode {
     }
 }
 
-fn on_tokio(command: Option<Command>, config: Option<PathBuf>, output: Output) -> Result<()> {
+fn on_tokio(
+    command: Option<Command>,
+    config: Option<PathBuf>,
+    watch: args::Watch,
+    output: Output,
+) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::failed(format_args!("cannot start: {e}")))?;
     // Spawned: the thread that waits here is none of the runtime's workers.
-    let ended = runtime.block_on(async { tokio::spawn(run(command, config, output)).await });
+    let ended = runtime.block_on(async { tokio::spawn(run(command, config, watch, output)).await });
     // Threads that wait for files or the network are not worth waiting for.
     runtime.shutdown_background();
     ended.unwrap_or_else(|e| Err(Failure::failed(format_args!("this is a bug: {e}"))))
 }
 
-async fn run(command: Option<Command>, config: Option<PathBuf>, output: Output) -> Result<()> {
+async fn run(
+    command: Option<Command>,
+    config: Option<PathBuf>,
+    watch: args::Watch,
+    output: Output,
+) -> Result<()> {
     // The demo and the benchmarks stay what they are on every machine.
-    let config = || config::Config::load(config.as_deref());
+    let config = || -> Result<config::Config> {
+        Ok(config::Config { watch: watch.clone(), ..config::Config::load(config.as_deref())? })
+    };
     match command {
         None => {
             output.say("This runs the demo, `net demo`. `net --help` lists what else the program does.\n");
-            demo::run(args::Demo { input: None, loss: 1.0 }, output).await
+            demo::run(args::Demo { input: None, loss: 1.0 }, &watch, output).await
         }
-        Some(Command::Demo(args)) => demo::run(args, output).await,
+        Some(Command::Demo(args)) => demo::run(args, &watch, output).await,
         Some(Command::Id(args)) => id::run(args, &config()?, output).await,
         Some(Command::Recv(args)) => transfer::recv(args, &config()?, output).await,
         Some(Command::Send(args)) => transfer::send(args, &config()?, output).await,
         Some(Command::Ping(args)) => ping::run(args, &config()?, output).await,
         // `main` ran them.
-        Some(Command::Bench(_) | Command::BenchPeer(_) | Command::BenchFlooder(_)) => Ok(()),
+        Some(Command::Bench(_) | Command::BenchPeer(_) | Command::BenchFlooder(_) | Command::Replay(_)) => {
+            Ok(())
+        }
         Some(Command::Relay(args)) => relay::run(args, output).await,
         Some(Command::Doctor(args)) => doctor::run(args, &config()?, output).await,
         Some(Command::Stats(args)) => stats::run(args, &config()?, output).await,

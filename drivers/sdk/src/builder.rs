@@ -17,6 +17,8 @@ use net_proto::time::nanos;
 use net_shell::aead::Native;
 use net_shell::driver::{self, Settings};
 use net_shell::hub::Planes;
+use net_shell::keys::Exporting;
+use net_shell::qlog::Qlog;
 use net_shell::runtime::{Runtime, UdpOptions};
 use net_shell::storage::state::Files;
 use net_shell::trace::{Header, PlaneStart, Recorder};
@@ -44,6 +46,8 @@ pub struct MeshBuilder {
     tweaks: Vec<Tweak>,
     record: Option<PathBuf>,
     event_bus: bool,
+    qlog: Option<PathBuf>,
+    keys: Option<PathBuf>,
     /// The first mistake; told by `start`, so that calls chain.
     mistake: Option<Error>,
 }
@@ -172,9 +176,11 @@ impl MeshBuilder {
         self
     }
 
-    /// Records every step of the node to a new file, for [`net_shell::trace::replay`]. For finding
-    /// faults: it writes in the driver's task and slows it. The file holds every secret of the node;
-    /// its mode is 0600. A file that exists is not overwritten.
+    /// Records every step of the node to a new file, for `net replay` and [`net_shell::trace`]. For
+    /// finding faults: it writes in the driver's task and slows it, and grows with all that arrives.
+    ///
+    /// **The file holds every secret of the node**, its identity, mesh keys and messages; its mode is
+    /// 0600. A file that exists is not overwritten: [`Error::Observe`].
     pub fn record(mut self, path: impl Into<PathBuf>) -> Self {
         self.record = Some(path.into());
         self
@@ -185,6 +191,26 @@ impl MeshBuilder {
     /// with [`MeshBuilder::start_with`], where `net_proto::bus::mesh::BusPlane` is one of your planes.
     pub const fn event_bus(mut self) -> Self {
         self.event_bus = true;
+        self
+    }
+
+    /// Writes what the node does to a new file, as qlog, for tools that draw connections
+    /// (`docs/OBSERVABILITY.md`). It writes in the driver's task and slows it, about a hundred bytes a packet.
+    /// No keys and no messages are in it, but addresses, identities, labels and sizes: its mode is 0600. A
+    /// file that exists is not overwritten: [`Error::Observe`].
+    pub fn qlog(mut self, path: impl Into<PathBuf>) -> Self {
+        self.qlog = Some(path.into());
+        self
+    }
+
+    /// Writes the key of every packet to a new file, so that a capture can be decrypted.
+    ///
+    /// **This ends the secrecy of everything that the node says and hears**, towards whoever gets the file
+    /// and a capture, now or later: forward secrecy is void. For finding faults, on nodes without real
+    /// secrets. It is never on unless this is called, and a warning is logged at the start. The file's mode
+    /// is 0600; one that exists is not overwritten: [`Error::Observe`]. The form is in [`net_shell::keys`].
+    pub fn export_keys(mut self, path: impl Into<PathBuf>) -> Self {
+        self.keys = Some(path.into());
         self
     }
 
@@ -258,26 +284,39 @@ impl MeshBuilder {
         }
         config.session.streams = config.session.streams.checked();
         let (node_seed, at) = (fresh.array(), runtime.now());
-        let header = Header::new(node_seed, at, &config);
+        let header = Header::new::<P>(node_seed, at, &config);
+        let sockets = self.bind_all(&*runtime)?;
+        // After what may fail: a file of a node that never was would be in the way.
         let recorder = match self.record.take() {
             None => None,
             Some(path) => {
-                let recorder = Recorder::create(&path, &header);
-                Some(
-                    recorder
-                        .map_err(|e| Error::State(format!("cannot record to {}: {e}", path.display())))?,
-                )
+                let mut recorder =
+                    Recorder::create(&path, &header).map_err(|source| Error::Observe { path, source })?;
+                recorder.watch_policy(&mut config);
+                Some(recorder)
             }
         };
+        let qlog = match self.qlog.take() {
+            None => None,
+            Some(path) => Some(
+                Qlog::create(&path, entity, at, wall.unix)
+                    .map_err(|source| Error::Observe { path, source })?,
+            ),
+        };
+        if let Some(path) = self.keys.take() {
+            let exporting = Exporting::create(&path, config.ciphers.clone())
+                .map_err(|source| Error::Observe { path, source })?;
+            config.ciphers = Arc::new(exporting);
+        }
         let settings = Settings {
             stream_window: config.session.streams.local.stream_window,
             session_window: config.session.streams.local.session_window,
             send_buffer: config.session.streams.send_buffer,
             storage,
             recorder,
+            qlog,
         };
         let node = Node::new(config, node_seed, at).map_err(|e| Error::Config(e.to_string()))?;
-        let sockets = self.bind_all(&*runtime)?;
         let bound: Vec<SocketAddr> = sockets.iter().map(|(tx, _)| tx.local_addr()).collect();
         let addrs = if self.advertise.is_empty() { reachable(&bound) } else { self.advertise.clone() };
         let mut addrs = addrs;

@@ -30,6 +30,14 @@ pub enum Error {
     /// The state directory could not be used.
     #[error("state directory: {0}")]
     State(String),
+    /// A file that was asked for to watch the node could not be made: it exists, or may not be written.
+    #[error("cannot create {}: {source}", path.display())]
+    Observe {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// A ticket, invite or id is not valid.
     #[error(transparent)]
     Identity(#[from] IdentityError),

@@ -58,3 +58,42 @@ async fn a_recorded_node_replays_to_the_same_outputs() -> Result<()> {
     std::fs::remove_file(&file).unwrap();
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_and_changed_settings_are_part_of_the_record() -> Result<()> {
+    let file = fresh("policy");
+    let known = net_sdk::Identity::from_seed(&[9; 32]);
+    let friend = known.id();
+    let b = Mesh::builder()
+        .bind("127.0.0.1:0")
+        .max_datagram(1300)
+        .window(1 << 20)
+        .accept_if(move |id| id == friend)
+        .record(&file)
+        .start()
+        .await?;
+    let a = Mesh::builder().bind("127.0.0.1:0").mesh(b.secret()).identity(known).start().await?;
+    let stranger = Mesh::builder().bind("127.0.0.1:0").mesh(b.secret()).start().await?;
+    assert!(soon("stranger", stranger.connect(b.ticket())).await.is_err());
+    let peer = soon("connect", a.connect(b.ticket())).await?;
+    opened(&b, &peer, Reliable).await?;
+    for mesh in [a, stranger, b] {
+        soon("shutdown", mesh.shutdown_within(std::time::Duration::from_millis(300))).await;
+    }
+    let record = trace::read(&file).unwrap();
+    let said = |entry: &Entry| match entry {
+        Entry::Accepted(id, answer) => Some((*id == friend, *answer)),
+        _ => None,
+    };
+    let answers: Vec<_> = record.entries.iter().filter_map(said).collect();
+    assert!(answers.contains(&(true, true)) && answers.contains(&(false, false)), "{answers:?}");
+    let again = trace::replay(&file, |_| {}).unwrap();
+    assert_eq!(again.hash, record.hash());
+    assert!(again.inputs > 10 && again.inputs < again.steps);
+    // Without the answers nobody is let in, and that shows.
+    let mut mute = record.clone();
+    mute.entries.retain(|entry| said(entry).is_none());
+    assert!(matches!(mute.replay(mute.config()), Err(TraceError::Differs(_))));
+    std::fs::remove_file(&file).unwrap();
+    Ok(())
+}

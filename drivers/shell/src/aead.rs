@@ -26,6 +26,13 @@ impl Native {
     }
 }
 
+impl Native {
+    /// Offers these ciphers whatever the processor is good for: to make a node again as it was elsewhere.
+    pub(crate) const fn offering(bits: u8) -> Self {
+        Self { aes: bits & Cipher::Aes256Gcm.bit() != 0 }
+    }
+}
+
 impl Default for Native {
     fn default() -> Self {
         Self::new()

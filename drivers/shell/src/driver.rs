@@ -10,6 +10,7 @@
 
 mod output;
 mod planes;
+mod watch;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -28,6 +29,7 @@ use net_proto::session::aead::Cipher;
 use net_proto::storage::{Storage, Ticket};
 use net_proto::stream::{Mode, StreamId};
 use net_proto::time::{Duration, Instant, Reason};
+use tracing::{Instrument, Span};
 
 use crate::bell::Inbox;
 use crate::hub::{
@@ -35,11 +37,13 @@ use crate::hub::{
     StreamShared,
 };
 use crate::ports::{Collected, End, RecvPort, SendError, SendPort};
+use crate::qlog::{Qlog, Seen};
 use crate::runtime::{Bound, Runtime, Timer, UdpRx, Watcher};
 use crate::trace::Recorder;
 use crate::udp::{MAX_SLOTS, SLOT};
 use output::Output;
 use planes::Feeding;
+use watch::short;
 
 /// Most batches of input in a turn.
 const MAX_BATCHES: usize = 4;
@@ -64,6 +68,8 @@ pub struct Settings {
     pub storage: Option<Box<dyn Storage>>,
     /// Records every step of the node.
     pub recorder: Option<Recorder>,
+    /// Writes what happens as qlog.
+    pub qlog: Option<Qlog>,
 }
 
 /// Starts the driver of a host on `runtime`: what handles of the node share with it, and the ports of its
@@ -81,13 +87,22 @@ where
     let planes = Arc::new(Planes::new(inbox.clone()));
     let hub = Arc::new(Hub::new(inbox));
     let (senders, receivers) = sockets.into_iter().unzip();
+    // Whatever the driver does happens in the node's span; where nobody listens, that costs nothing.
+    let span = tracing::info_span!(target: "net", parent: None, "node", id = %short(host.node().me()));
     let now = runtime.now();
     let mut watcher = runtime.watcher();
     if let Some(watcher) = &mut watcher {
         watcher.started(host.node());
     }
     let driver = Driver {
-        core: Core { host, recorder: settings.recorder, watcher },
+        core: Core {
+            host,
+            recorder: settings.recorder,
+            watcher,
+            qlog: settings.qlog,
+            span: span.clone(),
+            spans: HashMap::new(),
+        },
         feeding: Feeding::new(planes.clone()),
         timer: runtime.timer(),
         runtime: runtime.clone(),
@@ -119,7 +134,7 @@ where
         closing: None,
         storage: settings.storage,
     };
-    runtime.spawn("net driver", Box::pin(driver));
+    runtime.spawn("net driver", Box::pin(driver.instrument(span)));
     (hub, planes)
 }
 
@@ -129,6 +144,10 @@ struct Core<P: Plane> {
     host: Host<P>,
     recorder: Option<Recorder>,
     watcher: Option<Box<dyn Watcher>>,
+    qlog: Option<Qlog>,
+    /// The node's span, and those of its sessions where somebody listens.
+    span: Span,
+    spans: HashMap<Peer, Span>,
 }
 
 impl<P: Plane> Core<P> {
@@ -144,9 +163,18 @@ impl<P: Plane> Core<P> {
         }
         // Before: a datagram is opened in place.
         let step = self.recorder.as_ref().map(|_| Step::from(&input));
+        let seen = match &input {
+            Input::Datagram { path, data, .. } if self.shows_packets() => {
+                Some(Seen::new(&self.host, *path, data))
+            }
+            _ => None,
+        };
         self.host.handle(now, input);
         if let Some(step) = step {
             self.note(now, step);
+        }
+        if let Some(seen) = seen {
+            self.received(now, &seen);
         }
     }
 
@@ -156,6 +184,11 @@ impl<P: Plane> Core<P> {
         if let Some(recorder) = &mut self.recorder {
             let sent = out.as_ref().map_or(&[][..], |t| &buf[..t.len]);
             recorder.output(now, Step::Transmit(room), sent, &self.host);
+        }
+        if let Some(t) = &out
+            && self.shows_packets()
+        {
+            self.sent(now, t, &buf[..t.len]);
         }
         out
     }
@@ -188,6 +221,9 @@ impl<P: Plane> Core<P> {
         }
         if let (Some(watcher), Some(event)) = (&mut self.watcher, &out) {
             watcher.event(event);
+        }
+        if let Some(event) = &out {
+            self.follow(event);
         }
         out
     }
@@ -311,6 +347,8 @@ impl<P: Plane> Future for Driver<P> {
             || !this.hub.inbox.sleep(cx.waker());
         if busy {
             cx.waker().wake_by_ref();
+        } else {
+            this.core.flush();
         }
         Poll::Pending
     }
@@ -450,17 +488,20 @@ impl<P: Plane> Driver<P> {
             Event::Finished { peer, stream } => {
                 self.take(peer, stream);
                 if let Some(stream) = self.named(peer, stream) {
+                    tracing::debug!(target: "net", parent: &stream.span, "finished by the peer");
                     stream.rx.end(End::Finished);
                 }
             }
             Event::ResetByPeer { peer, stream, code } => {
                 self.take(peer, stream);
                 if let Some(stream) = self.named(peer, stream) {
+                    tracing::debug!(target: "net", parent: &stream.span, code, "reset by the peer");
                     stream.rx.end(End::Reset(code));
                 }
             }
             Event::StoppedByPeer { peer, stream, code } => {
                 if let Some(stream) = self.named(peer, stream) {
+                    tracing::debug!(target: "net", parent: &stream.span, code, "stopped by the peer");
                     self.end_sending(&stream, SendError::Stopped(code));
                     self.fail_flushes(stream.key, SendError::Stopped(code));
                 }
@@ -468,6 +509,7 @@ impl<P: Plane> Driver<P> {
             Event::StreamClosed { peer, stream, lost } => {
                 self.take(peer, stream);
                 let Some(shared) = self.named(peer, stream) else { return };
+                tracing::debug!(target: "net", parent: &shared.span, lost = lost.messages, "closed");
                 self.end_sending(&shared, SendError::Closed);
                 shared.rx.end(End::Finished);
                 if lost.messages == 0 {
@@ -480,6 +522,7 @@ impl<P: Plane> Driver<P> {
             Event::PathChanged { peer, path } => {
                 if let Some(shared) = self.peers.get(&peer) {
                     shared.set_path(path);
+                    tracing::info!(target: "net", parent: self.core.span(peer), ?path, "path changed");
                     self.hub.tell(&Notice::PathChanged(shared.clone(), path));
                 }
             }
@@ -504,7 +547,8 @@ impl<P: Plane> Driver<P> {
                     // Full: nobody accepts peers here; they stay in the list.
                     let _ = self.hub.incoming.push(shared.clone());
                 }
-                tracing::info!(peer = ?entity, ?path, cipher = cipher.name(), "connected");
+                let span = self.core.span(peer);
+                tracing::info!(target: "net", parent: span, peer = ?entity, ?path, cipher = cipher.name(), "connected");
                 shared
             }
         };
@@ -531,7 +575,8 @@ impl<P: Plane> Driver<P> {
         // After its streams ended: who waited for the end finds them ended.
         shared.set_closed();
         self.hub.gone(peer);
-        tracing::info!(peer = ?shared.entity, %reason, "disconnected");
+        let span = self.core.spans.remove(&peer).unwrap_or_else(Span::none);
+        tracing::info!(target: "net", parent: &span, peer = ?shared.entity, %reason, lost = lost.messages, "disconnected");
         self.hub.tell(&Notice::Disconnected(shared, reason, lost));
     }
 
@@ -549,6 +594,9 @@ impl<P: Plane> Driver<P> {
             (self.streams.len() - 1) as u32
         });
         let inbox = &self.hub.inbox;
+        let session = self.core.span(peer);
+        let span = tracing::debug_span!(target: "net", parent: session, "stream", id = id.0, %label, ?mode);
+        tracing::debug!(target: "net", parent: &span, "opened");
         let stream = Arc::new(StreamShared {
             peer: shared,
             id,
@@ -557,6 +605,7 @@ impl<P: Plane> Driver<P> {
             tx: SendPort::new(key, inbox.clone(), limit, max_message),
             rx: RecvPort::new(key, inbox.clone(), self.stream_window),
             key,
+            span,
         });
         self.streams[key as usize] = Some(stream.clone());
         self.names.insert((peer, id), key);
@@ -878,6 +927,7 @@ impl<P: Plane> Driver<P> {
         self.output.close();
         self.storage = None;
         self.core.recorder = None;
+        self.core.qlog = None;
         let drained = self.ledger();
         for reply in self.closing.take().into_iter().flat_map(|closing| closing.replies) {
             let _ = reply.try_send(drained);

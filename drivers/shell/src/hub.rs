@@ -233,6 +233,8 @@ pub struct StreamShared {
     /// Messages from the peer.
     pub rx: RecvPort<Control>,
     pub(crate) key: u32,
+    /// Where what happens to it is logged.
+    pub(crate) span: tracing::Span,
 }
 
 impl fmt::Debug for StreamShared {

@@ -18,6 +18,7 @@ pub use rtt::{GRANULARITY, INITIAL_RTT, MAX_ACK_DELAY, Rtt};
 use crate::time::Instant;
 use alloc::boxed::Box;
 use core::fmt;
+use serde::{Deserialize, Serialize};
 
 /// Packets of the initial window (RFC 9002 section 7.2).
 pub const INITIAL_PACKETS: u64 = 10;
@@ -104,7 +105,7 @@ pub trait Controller: fmt::Debug + Send {
 }
 
 /// Which controller a path starts with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Algorithm {
     /// RFC 9438 with HyStart++ and PRR.

@@ -330,3 +330,41 @@ pub struct Drops {
     /// A cookie or versions reply that does not authenticate.
     pub reply: u64,
 }
+
+impl Drops {
+    /// All of them.
+    pub const fn total(&self) -> u64 {
+        let Self {
+            malformed,
+            mac1,
+            version,
+            repeated,
+            cookie_demanded,
+            full,
+            output_full,
+            message1,
+            identity,
+            replay,
+            slots,
+            downgrade,
+            unexpected,
+            message2,
+            reply,
+        } = *self;
+        malformed
+            + mac1
+            + version
+            + repeated
+            + cookie_demanded
+            + full
+            + output_full
+            + message1
+            + identity
+            + replay
+            + slots
+            + downgrade
+            + unexpected
+            + message2
+            + reply
+    }
+}

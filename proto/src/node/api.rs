@@ -88,6 +88,7 @@ pub enum Command {
         /// Which stream.
         stream: StreamId,
         /// The messages.
+        #[serde(with = "crate::codec::bulk")]
         chunk: Vec<u8>,
     },
     /// Ask for [`Event::Flushed`] once everything queued so far is acknowledged (fire-and-forget: sent).
@@ -141,6 +142,28 @@ pub enum Command {
     RemoveMesh(MeshId),
     /// Say goodbye to all peers. [`Event::Drained`] follows when the last one is gone.
     Shutdown,
+}
+
+impl Command {
+    /// Its kind, for reports.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Dial { .. } => "dial",
+            Self::CancelDial { .. } => "cancel dial",
+            Self::Disconnect { .. } => "disconnect",
+            Self::Open { .. } => "open",
+            Self::Send { .. } => "send",
+            Self::Flush { .. } => "flush",
+            Self::Finish { .. } => "finish",
+            Self::Reset { .. } => "reset",
+            Self::Stop { .. } => "stop",
+            Self::Consumed { .. } => "consumed",
+            Self::NetworkChanged => "network changed",
+            Self::AddMesh(_) => "add mesh",
+            Self::RemoveMesh(_) => "remove mesh",
+            Self::Shutdown => "shutdown",
+        }
+    }
 }
 
 /// What a node tells its driver. Identities in events are proven, never claimed.

@@ -313,6 +313,11 @@ impl<P: Plane> Host<P> {
         }
     }
 
+    /// The time of the last input.
+    pub const fn now(&self) -> Instant {
+        self.now
+    }
+
     /// The node, for its figures.
     pub const fn node(&self) -> &Node {
         &self.node

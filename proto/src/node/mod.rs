@@ -430,7 +430,7 @@ impl Node {
         if let Some((path, len)) = self.handshakes.poll_transmit(now, buf) {
             self.stats.datagrams_sent += 1;
             self.stats.bytes_sent += len as u64;
-            return Some(Transmit { path, ecn: crate::path::Ecn::NotEct, len, segment: None });
+            return Some(Transmit { path, ecn: crate::path::Ecn::NotEct, len, segment: None, peer: None });
         }
         // Nobody is asked twice in a row while others wait.
         for _ in 0..self.ready.len() {
@@ -538,6 +538,12 @@ impl Node {
     /// The entity behind a handle.
     pub fn entity(&self, peer: Peer) -> Option<EntityId> {
         self.session(peer).map(|s| s.entity)
+    }
+
+    /// Whose packets come with this receiver index, as long as it leads to an association.
+    pub fn owner(&self, index: u32) -> Option<Peer> {
+        let Some(Target::Session(slot)) = self.indices.get(index) else { return None };
+        Some(Peer::new(slot, self.slots.get(slot as usize)?.generation))
     }
 
     /// The live associations.

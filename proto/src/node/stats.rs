@@ -81,6 +81,12 @@ pub struct Drops {
 }
 
 impl Drops {
+    /// All of them.
+    pub const fn total(&self) -> u64 {
+        let Self { malformed, unknown_index, replayed, forged, unfitting, path } = *self;
+        malformed + unknown_index + replayed + forged + unfitting + path
+    }
+
     pub(super) fn count(&mut self, noise: Noise) {
         match noise {
             Noise::Replayed => self.replayed += 1,

@@ -26,6 +26,7 @@ pub enum Step {
         /// Its ECN bits.
         ecn: Ecn,
         /// Its bytes, as they arrived.
+        #[serde(with = "crate::codec::bulk")]
         data: Vec<u8>,
     },
     /// See [`Input::Timeout`].
@@ -43,7 +44,7 @@ pub enum Step {
     /// [`Node::poll_job`].
     Jobs,
     /// [`Host::command`] with these bytes; see [`Step::plane`].
-    Plane(Vec<u8>),
+    Plane(#[serde(with = "crate::codec::bulk")] Vec<u8>),
     /// [`Host::drain`].
     Drain,
     /// [`Host::handle_stored`].
@@ -58,6 +59,34 @@ impl Step {
     /// A command to a plane. It is kept as bytes, so that a step has one type whatever the planes are.
     pub fn plane<P: Plane>(command: &P::Cmd) -> Self {
         Self::Plane(encoded(command))
+    }
+
+    /// Whether something comes from outside with it. The others move the core on or take output.
+    pub const fn is_input(&self) -> bool {
+        match self {
+            Self::Datagram { .. } | Self::Timeout | Self::Job(..) | Self::Wall(_) | Self::Command(_) => true,
+            Self::Plane(_) | Self::Stored(..) => true,
+            Self::Drain | Self::Transmit(_) | Self::Take(..) | Self::Jobs | Self::Store | Self::Told => false,
+        }
+    }
+
+    /// Its kind. What it holds may be secret; this is not.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Datagram { .. } => "datagram",
+            Self::Timeout => "timeout",
+            Self::Job(..) => "job done",
+            Self::Wall(_) => "wall clock",
+            Self::Command(command) => command.name(),
+            Self::Transmit(_) => "transmit",
+            Self::Take(..) => "take",
+            Self::Jobs => "job",
+            Self::Plane(_) => "plane command",
+            Self::Drain => "plane drain",
+            Self::Stored(..) => "stored",
+            Self::Store => "store",
+            Self::Told => "plane event",
+        }
     }
 }
 
@@ -112,8 +141,9 @@ impl Output {
 }
 
 impl<P: Plane> Host<P> {
-    /// Lives one recorded step and tells what came of it, as [`Node::replay`] does.
-    pub fn replay(&mut self, at: Instant, step: Step) -> Output {
+    /// Lives one recorded step and tells what came of it, as [`Node::replay`] does. `scratch` is kept from
+    /// step to step: datagrams are written there.
+    pub fn replay(&mut self, at: Instant, step: Step, scratch: &mut Vec<u8>) -> Output {
         let mut output = Output::default();
         match step {
             Step::Datagram { path, ecn, mut data } => {
@@ -132,9 +162,11 @@ impl<P: Plane> Host<P> {
             Step::Drain => self.drain(at),
             Step::Stored(ticket, result) => self.handle_stored(at, ticket, result),
             Step::Transmit(room) => {
-                let mut buf = alloc::vec![0; room];
-                if let Some(t) = self.poll_transmit(at, &mut buf) {
-                    output.add(&buf[..t.len]);
+                if scratch.len() < room {
+                    scratch.resize(room, 0);
+                }
+                if let Some(t) = self.poll_transmit(at, &mut scratch[..room]) {
+                    output.add(&scratch[..t.len]);
                 }
             }
             Step::Take(peer, stream) => {

@@ -8,6 +8,7 @@ use crate::time::{Duration, Instant, Reason, earlier};
 use alloc::collections::VecDeque;
 use core::net::IpAddr;
 use heapless::Vec;
+use serde::{Deserialize, Serialize};
 
 /// Base and largest size, in bytes, of an inner datagram over a relay: 65 bytes less than the hop's.
 const VIA_SIZES: (u16, u16) = (1120, 1387);
@@ -32,7 +33,7 @@ pub const MAX_CANDIDATES: usize = 2;
 pub struct PathId(pub u32);
 
 /// Limits and switches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// Datagram size, in bytes, that every UDP path is taken to carry.
     pub base_size: u16,

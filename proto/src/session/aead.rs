@@ -54,6 +54,30 @@ pub trait CipherSuite: Send + Sync {
     fn offered(&self) -> u8;
     /// A key, which the implementation zeroises when dropped. `cipher` is one of the offered.
     fn key(&self, cipher: Cipher, key: &[u8; 32]) -> Box<dyn Aead>;
+    /// Is shown the keys of every epoch before they are used. For drivers that were asked to export them
+    /// to a capture tool; nothing happens to them otherwise.
+    fn export(&self, _keys: &EpochKeys<'_>) {}
+}
+
+/// The keys of one epoch, for [`CipherSuite::export`].
+pub struct EpochKeys<'a> {
+    /// What they are for.
+    pub cipher: Cipher,
+    /// The index in the packets that come.
+    pub local_index: u32,
+    /// The index in the packets that leave.
+    pub remote_index: u32,
+    /// Opens what comes.
+    pub recv: &'a [u8; 32],
+    /// Seals what leaves.
+    pub send: &'a [u8; 32],
+}
+
+/// Without the keys.
+impl core::fmt::Debug for EpochKeys<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("EpochKeys").field("cipher", &self.cipher).finish_non_exhaustive()
+    }
 }
 
 /// The 96-bit nonce of a counter.

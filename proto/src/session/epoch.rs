@@ -2,8 +2,9 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
 
-use super::aead::{Aead, Cipher, CipherSuite, Forged, TAG};
+use super::aead::{Aead, Cipher, CipherSuite, EpochKeys, Forged, TAG};
 use crate::handshake::PathToken;
 use crate::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ const CROSSING: Duration = Duration::from_secs(5);
 const LATE: Duration = Duration::from_secs(30);
 
 /// When keys must be renewed, and when they are refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyLimits {
     /// Age at which the initiator of the epoch asks for a new one.
     pub rekey_after: Duration,
@@ -123,6 +124,13 @@ impl Epochs {
             let oldest = self.list.remove(0);
             self.give_back(oldest.local_index);
         }
+        suite.export(&EpochKeys {
+            cipher: new.secrets.cipher,
+            local_index: new.local_index,
+            remote_index: new.remote_index,
+            recv: &new.secrets.recv,
+            send: &new.secrets.send,
+        });
         let epoch = Epoch {
             local_index: new.local_index,
             remote_index: new.remote_index,

@@ -133,7 +133,7 @@ impl From<stream::Violation> for Violation {
 }
 
 /// Settings of a session; the node's configuration has them all.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// When keys are renewed.
     pub keys: KeyLimits,

@@ -3,7 +3,7 @@
 use super::aead::TAG;
 use super::epoch::{HEADER, LAST_COUNTER, OVERHEAD};
 use super::frame::{self, Close};
-use super::{DownReason, Record, Records, Session, State};
+use super::{DownReason, Peer, Record, Records, Session, State};
 use crate::codec::{BufferTooSmall, Wire, Writer};
 use crate::path::{Ecn, Path, PathFrame, PathId};
 use crate::recovery::{Blocked, PathRecovery, Sent};
@@ -26,6 +26,8 @@ pub struct Batch {
     pub len: usize,
     /// Size of each datagram but the last, if there are several.
     pub segment: Option<usize>,
+    /// Whose packets they are; none of a handshake.
+    pub peer: Option<Peer>,
 }
 
 /// Frames are in the buffer, nothing is sealed yet.
@@ -80,7 +82,13 @@ impl Session {
         if until <= now {
             self.state = State::Gone(reason);
         }
-        Some(Batch { path: self.paths.get(path)?.path, ecn: Ecn::NotEct, len, segment: None })
+        Some(Batch {
+            path: self.paths.get(path)?.path,
+            ecn: Ecn::NotEct,
+            len,
+            segment: None,
+            peer: Some(self.handle),
+        })
     }
 
     /// A challenge or response, on its own path, padded to the base size where the budget allows.
@@ -120,7 +128,13 @@ impl Session {
             self.ensure_path(now, path);
             let filled = Filled { frames, ack_eliciting: true, records };
             let len = self.seal(now, path, buf, filled, None, Ecn::NotEct)?;
-            return Some(Batch { path: self.paths.get(path)?.path, ecn: Ecn::NotEct, len, segment: None });
+            return Some(Batch {
+                path: self.paths.get(path)?.path,
+                ecn: Ecn::NotEct,
+                len,
+                segment: None,
+                peer: Some(self.handle),
+            });
         }
         None
     }
@@ -146,7 +160,13 @@ impl Session {
         let _ = records.push(Record::SizeProbe(size));
         let filled = Filled { frames: len - OVERHEAD, ack_eliciting: true, records };
         let len = self.seal(now, path, buf, filled, Some(size), Ecn::NotEct)?;
-        Some(Batch { path: self.paths.get(path)?.path, ecn: Ecn::NotEct, len, segment: None })
+        Some(Batch {
+            path: self.paths.get(path)?.path,
+            ecn: Ecn::NotEct,
+            len,
+            segment: None,
+            peer: Some(self.handle),
+        })
     }
 
     fn transmit_data(&mut self, now: Instant, buf: &mut [u8]) -> Option<Batch> {
@@ -186,7 +206,7 @@ impl Session {
         if total == 0 {
             return None;
         }
-        Some(Batch { path: self.paths.get(path)?.path, ecn, len: total, segment })
+        Some(Batch { path: self.paths.get(path)?.path, ecn, len: total, segment, peer: Some(self.handle) })
     }
 
     /// Whether a packet that counts as in flight may leave.

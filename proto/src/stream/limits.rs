@@ -1,5 +1,7 @@
 //! What each side allows, and the node's pool of window.
 
+use serde::{Deserialize, Serialize};
+
 use crate::codec::{BufferTooSmall, DecodeError, Reader, VARINT_MAX, Wire, Writer};
 use crate::stream::MAX_MESSAGE;
 
@@ -10,7 +12,7 @@ pub const MIN_WINDOW: u64 = 4 << 10;
 
 /// What one side allows the other at the start of an association; travels in the handshake payload.
 /// At most 32 bytes on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// First window of the session, in charged bytes.
     pub session_window: u64,
@@ -59,7 +61,7 @@ impl Wire for Limits {
 }
 
 /// How the streams of an association behave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// What the peer is told.
     pub local: Limits,

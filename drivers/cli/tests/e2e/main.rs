@@ -2,4 +2,5 @@
 
 mod common;
 mod program;
+mod replay;
 mod transfer;

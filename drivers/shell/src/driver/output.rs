@@ -186,7 +186,8 @@ mod tests {
         let len = 10 * 100 - 30;
         (0..len).for_each(|i| output.buffer[i] = (i / 100) as u8);
         let path = Path::udp(SocketAddr::from(([127, 0, 0, 1], 2)));
-        output.pending = Some((node::Transmit { path, ecn: Ecn::Ect0, len, segment: Some(100) }, 0));
+        output.pending =
+            Some((node::Transmit { path, ecn: Ecn::Ect0, len, segment: Some(100), peer: None }, 0));
         let mut flows = Vec::new();
         let mut cx = Context::from_waker(Waker::noop());
         while output.blocked() {

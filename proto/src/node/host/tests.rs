@@ -520,9 +520,9 @@ fn a_signature_is_checked_as_a_job() {
 
 /// The first step whose output or counters differ.
 fn replayed(tape: &[(Instant, Step, u64, u64)]) -> Result<Host<Echo>, usize> {
-    let mut host = host(0);
+    let (mut host, mut scratch) = (host(0), Vec::new());
     for (n, (at, step, bytes, counters)) in tape.iter().enumerate() {
-        let output = host.replay(*at, step.clone());
+        let output = host.replay(*at, step.clone(), &mut scratch);
         if (output.bytes, host.fingerprint()) != (*bytes, *counters) {
             return Err(n);
         }
