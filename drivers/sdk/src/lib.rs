@@ -18,6 +18,8 @@
 mod builder;
 mod error;
 mod mesh;
+#[cfg(feature = "metrics")]
+mod metrics;
 pub mod net;
 mod peer;
 pub mod rt;
@@ -61,4 +63,6 @@ mod pages {
     struct Features;
     #[doc = include_str!("../../../docs/MIGRATION.md")]
     struct Migration;
+    #[doc = include_str!("../../../docs/OBSERVABILITY.md")]
+    struct Observability;
 }
