@@ -104,6 +104,24 @@ fn goodput_at_1_percent_loss_is_no_less_than_the_models() {
     assert!(ours >= 0.95 * switched, "{:.3} Mbit/s of {:.3}", ours / 1e6, switched / 1e6);
 }
 
+/// A window of a dozen packets on a path of a tenth of a millisecond: what it makes depends on when
+/// acknowledgements leave, and on how long a lost one is missed.
+#[test]
+fn goodput_at_1_percent_loss_on_a_short_path() {
+    check("goodput_at_1_percent_loss_on_a_short_path", 2, |s| {
+        let link =
+            LinkConfig::delay(net_proto::time::Duration::from_micros(50)).with_rate(1_000_000_000, 100_000);
+        let link = link.with_loss(10_000);
+        let flow = Flow::reliable(1, 1, 20_000, 1_000);
+        let mut world = two(World::new(s.config()), vec![flow], &link.clone(), &link);
+        finish(&mut world, secs(60))?;
+        let got = &world.app::<Station>(1).unwrap().got[&1];
+        let bits = got.bytes as f64 * 8.0 / (got.last.unwrap() - got.first.unwrap()).as_secs_f64();
+        println!("goodput at 1 % loss, 0.1 ms: {:.1} Mbit/s", bits / 1e6);
+        ensure(&world, bits >= 600e6, || format!("{:.1} Mbit/s", bits / 1e6))
+    });
+}
+
 /// Two flows through one bottleneck of 40 Mbit/s, 40 ms round trip, a queue of one bandwidth-delay
 /// product; the second begins later, by a time that the seed decides. The first one's share of what
 /// both get from the twelfth second on, and how much of the link they use.

@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use serde::{Deserialize, Serialize};
 
 use super::sent::Sent;
+use super::tracker::ACK_EVERY;
 use crate::congestion::{Acked, Algorithm, Congestion, Controller, MAX_ACK_DELAY, Pacer, Rate, Rtt, Signal};
 use crate::time::{Duration, Instant, nanos};
 
@@ -20,6 +21,11 @@ pub(super) const MAX_TIME_EIGHTHS: u32 = 16;
 const CALM: u32 = 16;
 /// Probe timeouts never grow beyond this; liveness gives up long before.
 const MAX_PTO: Duration = Duration::from_secs(60);
+/// A window below this many packets asks for acknowledgements; a larger one gets several per round trip
+/// anyway, one for every [`ACK_EVERY`] packets.
+const ASK_BELOW: u64 = 4 * ACK_EVERY as u64;
+/// Such a window asks for this many acknowledgements per round trip.
+const ASKS: u64 = 4;
 /// Marked packets sent and lost, with none acknowledged, before a path counts as eating them.
 const ECN_TESTS: u64 = 10;
 
@@ -78,6 +84,10 @@ pub struct PathRecovery {
     pub(super) lost: u64,
     pub(super) lost_total: u64,
     pub(super) spurious: u64,
+    /// Bytes sent since the peer was asked for an acknowledgement.
+    unasked: u64,
+    /// The newest eliciting packet asked for one.
+    asked: bool,
     /// Scratch of one acknowledgement or timeout; see `sent.rs`.
     pub(super) tally: Tally,
 }
@@ -129,6 +139,8 @@ impl PathRecovery {
             lost: 0,
             lost_total: 0,
             spurious: 0,
+            unasked: 0,
+            asked: false,
             tally: Tally::default(),
         }
     }
@@ -164,6 +176,22 @@ impl PathRecovery {
             Err(at) => return Err(Blocked::Pacing(at)),
         };
         Ok(paced.min(room.max(u64::from(self.probes) * mtu)))
+    }
+
+    /// Whether the ack-eliciting packet of `bytes` that leaves next should ask for an acknowledgement at
+    /// once. Call once for each. `docs/protocol/recovery.md` says why and when.
+    pub fn asks(&mut self, bytes: u64) -> bool {
+        let (mtu, window) = (u64::from(self.mtu), self.congestion.window());
+        let in_flight = self.in_flight.saturating_add(bytes);
+        self.unasked = self.unasked.saturating_add(bytes);
+        let scarce = window < ASK_BELOW * mtu && in_flight.saturating_mul(2) >= window;
+        let last = in_flight.saturating_add(mtu) > window;
+        let share = if last { 0 } else { window / ASKS }.max(2 * mtu);
+        self.asked = self.probes > 0 || scarce && self.unasked >= share;
+        if self.asked {
+            self.unasked = 0;
+        }
+        self.asked
     }
 
     /// The pacing rate.
@@ -259,7 +287,14 @@ impl PathRecovery {
     /// When the probe timeout fires, if anything waits for an acknowledgement.
     pub(super) fn probe_at(&self) -> Option<Instant> {
         (self.eliciting > 0).then(|| {
-            let pto = self.pto().min(MAX_PTO).saturating_mul(1 << self.pto_count.min(16)).min(MAX_PTO);
+            // Who was asked does not wait.
+            let delay = if self.asked { Duration::ZERO } else { MAX_ACK_DELAY };
+            let pto = self
+                .rtt
+                .pto_base(delay)
+                .min(MAX_PTO)
+                .saturating_mul(1 << self.pto_count.min(16))
+                .min(MAX_PTO);
             self.probe_from + pto
         })
     }

@@ -108,6 +108,55 @@ fn probe_timeout_doubles_and_an_acknowledgement_resets_it() {
     assert_eq!(rig.paths[0].pto_count(), 0);
 }
 
+/// Sends packets until the window is full; which of them asked for an acknowledgement.
+fn fill(rig: &mut Rig, at: u64) -> Vec<bool> {
+    let mut asked = Vec::new();
+    while rig.paths[0].in_flight() + 1200 <= rig.paths[0].window() {
+        asked.push(rig.paths[0].asks(1200));
+        rig.send(at);
+    }
+    asked
+}
+
+#[test]
+fn a_small_window_asks_four_times_a_round_trip_and_at_its_end() {
+    let mut rig = Rig::new();
+    // Ten packets of 1,200 bytes; the first half empty window asks nothing.
+    let asked = fill(&mut rig, 0);
+    let places: Vec<usize> = (0..asked.len()).filter(|i| asked[*i]).collect();
+    assert_eq!(places, [4, 7, 9], "of {}", asked.len());
+    // A probe asks always.
+    rig.paths[0].probes = 1;
+    assert!(rig.paths[0].asks(1200));
+}
+
+#[test]
+fn a_large_window_asks_nothing() {
+    let mut rig = Rig::new();
+    let mut at = 0;
+    while rig.paths[0].window() < 40 * 1200 {
+        fill(&mut rig, at);
+        at += 40;
+        rig.ack(at, &[(0, rig.r.peek_number() - 1)]);
+    }
+    assert!(!fill(&mut rig, at).contains(&true));
+}
+
+#[test]
+fn who_was_asked_is_not_given_time_to_wait() {
+    let mut rig = Rig::new();
+    rig.send(0);
+    rig.ack(40, &[(0, 0)]);
+    rig.send(40);
+    // 40 + 4 * 20 + 5 ms.
+    assert_eq!(rig.r.poll_timeout(&rig.paths), Some((ms(40 + 125), Reason::Probe)));
+    while !rig.paths[0].asks(1200) {
+        rig.send(40);
+    }
+    rig.send(40);
+    assert_eq!(rig.r.poll_timeout(&rig.paths), Some((ms(40 + 120), Reason::Probe)));
+}
+
 #[test]
 fn persistent_congestion_falls_to_the_smallest_window() {
     let mut rig = Rig::new();

@@ -28,6 +28,8 @@ pub struct Arrived {
 #[derive(Default)]
 struct Verdict {
     ack_eliciting: bool,
+    /// The acknowledgement must not wait.
+    asked: bool,
     closed: Option<Close>,
 }
 
@@ -78,6 +80,9 @@ impl Session {
             Ok(()) => {
                 // Too old to be acknowledged: the peer sends its content again, which then is known.
                 let _ = self.acks.insert(arrived.counter, now, verdict.ack_eliciting, arrived.ecn);
+                if verdict.asked {
+                    self.acks.ask();
+                }
                 if let Some(close) = verdict.closed {
                     self.closed_by_peer(now, close);
                 }
@@ -150,7 +155,7 @@ impl Session {
                     verdict.closed = Some(Close::decode(&mut r).map_err(malformed)?);
                     continue;
                 }
-                frame::PING => {}
+                frame::PING => verdict.asked = true,
                 frame::PATH_CHALLENGE => {
                     let data = r.array("challenge").map_err(malformed)?;
                     self.paths.on_challenge(now, path, data);

@@ -227,6 +227,7 @@ impl Session {
 
     /// Puts frames into a packet. Without allowance only an acknowledgement may go, and only if due.
     fn fill(&mut self, now: Instant, packet: &mut [u8], allowed: bool) -> Option<Filled> {
+        let size = packet.len() as u64;
         let end = packet.len() - TAG;
         let mut w = Writer::new(&mut packet[HEADER..end]);
         let mut records = Records::new();
@@ -246,10 +247,21 @@ impl Session {
             if core::mem::take(&mut self.grease) {
                 self.write_grease(&mut w).ok()?;
             }
+            let active = self.paths.active();
+            let asks = self.on_path.iter_mut().find(|p| p.id == active.0).is_some_and(|p| p.asks(size));
+            let ahead = w.used();
+            if asks {
+                w.u8(frame::PING).ok()?;
+            }
+            let asked = w.used();
             self.streams.write(&mut w, &mut |sent| {
                 // A frame without a place is taken back by the streams: it must not be recorded.
                 records.push(Record::Stream(sent)).is_ok()
             });
+            // A request alone is worth no packet.
+            if w.used() == asked {
+                w.rewind(ahead);
+            }
             if w.used() == before && ping {
                 w.u8(frame::PING).ok()?;
             }
