@@ -48,7 +48,7 @@ impl Runtime for Smol {
         // The copy shares the socket; it only serves to hear of readiness.
         let ready = Async::new_nonblocking(inner.std().try_clone()?)?;
         let socket = Arc::new(Socket { inner, ready });
-        Ok((socket.clone(), Box::new(Receiver { socket, memory: Slots::new() })))
+        Ok((socket.clone(), Box::new(Receiver { socket, memory: Slots::new(), empty: false })))
     }
 
     fn timer(&self) -> Box<dyn Timer> {
@@ -106,19 +106,27 @@ impl UdpTx for Socket {
 struct Receiver {
     socket: Arc<Socket>,
     memory: Slots,
+    /// The socket was empty when it was last asked.
+    empty: bool,
 }
 
 impl UdpRx for Receiver {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Batch<'_>>> {
         loop {
-            // The reactor keeps no readiness: it tells of events after a poll that was pending.
-            // So the socket is asked first.
-            match self.socket.inner.fill(&mut self.memory) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e)),
-                Ok(()) => return Poll::Ready(Ok(self.memory.batch())),
+            // The reactor keeps no readiness: it tells of what came since a poll that was pending, and of what
+            // lies in the socket when that poll begins. So the socket is asked first, unless it was empty.
+            if self.empty {
+                ready!(self.socket.ready.poll_readable(cx))?;
+                self.empty = false;
             }
-            ready!(self.socket.ready.poll_readable(cx))?;
+            match self.socket.inner.fill(&mut self.memory) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.empty = true,
+                Err(e) => return Poll::Ready(Err(e)),
+                Ok(()) => {
+                    self.empty = self.memory.drained();
+                    return Poll::Ready(Ok(self.memory.batch()));
+                }
+            }
         }
     }
 }

@@ -69,7 +69,7 @@ impl Runtime for Tokio {
     }
 
     fn timer(&self) -> Box<dyn Timer> {
-        Box::new(Sleep { runtime: self.clone(), sleep: None, at: None })
+        Box::new(Sleep { runtime: self.clone(), sleep: None, armed: None })
     }
 
     fn spawn(&self, _name: &'static str, task: BoxFuture) {
@@ -130,11 +130,19 @@ impl UdpRx for Receiver {
         loop {
             ready!(self.socket.ready.poll_recv_ready(cx))?;
             let Self { socket, memory } = self;
-            match socket.ready.try_io(Interest::READABLE, || socket.inner.fill(memory)) {
+            let mut came = false;
+            let asked = socket.ready.try_io(Interest::READABLE, || {
+                socket.inner.fill(memory)?;
+                came = true;
+                // Tokio forgets its readiness for this answer, so that the next poll need not ask the socket
+                // to learn that it is empty. What comes from now on makes it ready again.
+                if memory.drained() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match asked {
                 // Readiness was stale and is cleared now.
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e)),
-                Ok(()) => return Poll::Ready(Ok(self.memory.batch())),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !came => {}
+                Err(e) if !came => return Poll::Ready(Err(e)),
+                _ => return Poll::Ready(Ok(self.memory.batch())),
             }
         }
     }
@@ -143,32 +151,32 @@ impl UdpRx for Receiver {
 struct Sleep {
     runtime: Tokio,
     sleep: Option<Pin<Box<tokio::time::Sleep>>>,
-    at: Option<Instant>,
+    /// When `sleep` fires.
+    armed: Option<Instant>,
 }
 
 impl Timer for Sleep {
     fn poll(&mut self, cx: &mut Context<'_>, at: Option<Instant>) -> Poll<()> {
         let Some(at) = at else {
-            self.at = None;
             return Poll::Pending;
         };
-        if at <= self.runtime.now() {
-            return Poll::Ready(());
-        }
-        // Tokio's timers tick in milliseconds; it rounds up, so a wake is never early.
-        let deadline = || self.runtime.instant(at);
-        match &mut self.sleep {
-            None => {
-                let _entered = self.runtime.handle.enter();
-                self.sleep = Some(Box::pin(tokio::time::sleep_until(deadline())));
+        let runtime = &self.runtime;
+        while at > runtime.now() {
+            // Tokio's timers tick in milliseconds; it rounds up, so a wake is never early.
+            let deadline = || runtime.instant(at);
+            let sleep = self.sleep.get_or_insert_with(|| {
+                let _entered = runtime.handle.enter();
+                Box::pin(tokio::time::sleep_until(deadline()))
+            });
+            // A timer that fires before `at` stays: it is set anew then, so moving a deadline back,
+            // which every packet does, costs nothing.
+            if self.armed.is_none_or(|armed| armed > at) {
+                sleep.as_mut().reset(deadline());
+                self.armed = Some(at);
             }
-            Some(sleep) if self.at != Some(at) => sleep.as_mut().reset(deadline()),
-            Some(_) => {}
+            ready!(sleep.as_mut().poll(cx));
+            self.armed = None;
         }
-        self.at = Some(at);
-        match &mut self.sleep {
-            Some(sleep) => sleep.as_mut().poll(cx),
-            None => Poll::Pending,
-        }
+        Poll::Ready(())
     }
 }

@@ -103,6 +103,7 @@ impl UdpSocket {
     /// [`UdpSocket::recv`] in two steps: [`Slots::batch`] lends what came.
     pub fn fill(&self, memory: &mut Slots) -> io::Result<()> {
         memory.filled = 0;
+        memory.drained = false;
         let slots = &mut memory.slots;
         let mut meta = [RecvMeta::default(); MAX_SLOTS];
         let count = slots.len().min(MAX_SLOTS);
@@ -130,6 +131,8 @@ impl UdpSocket {
             slot.ecn = if self.options.ecn { from_codepoint(meta.ecn) } else { Ecn::NotEct };
         }
         memory.filled = got;
+        // `recvmmsg` stops early only where the socket is empty. Elsewhere one datagram comes at a time.
+        memory.drained = cfg!(any(target_os = "linux", target_os = "android")) && got < count;
         Ok(())
     }
 }

@@ -16,12 +16,19 @@ pub const MAX_SLOTS: usize = 8;
 pub struct Slots {
     slots: Vec<Slot>,
     filled: usize,
+    drained: bool,
 }
 
 impl Slots {
     /// One buffer.
     pub fn new() -> Self {
-        Self { slots: vec![Slot::new(SLOT)], filled: 0 }
+        Self { slots: vec![Slot::new(SLOT)], filled: 0, drained: false }
+    }
+
+    /// Whether the last receive is known to have taken all that the socket held: the next one would find
+    /// nothing, unless more came since.
+    pub const fn drained(&self) -> bool {
+        self.drained
     }
 
     /// What the last receive filled.

@@ -46,6 +46,24 @@ fn a_batch_keeps_boundaries_and_ecn_in_both_families() {
 }
 
 #[test]
+fn a_receive_with_a_buffer_to_spare_knows_that_the_socket_is_empty() {
+    let (a, b) = pair("127.0.0.1:0", UdpOptions::default());
+    let mut memory = Slots::new();
+    let mut one = |byte| {
+        let t = Transmit { to: b.local_addr(), from: None, ecn: Ecn::NotEct, data: &[byte], segment: None };
+        a.try_send(&t).unwrap();
+        while b.fill(&mut memory).is_err() {
+            assert!(!memory.drained(), "nothing was received");
+            std::thread::yield_now();
+        }
+        memory.drained()
+    };
+    // It begins with one buffer, and takes another when that was full.
+    assert!(!one(1));
+    assert_eq!(one(2), cfg!(any(target_os = "linux", target_os = "android")));
+}
+
+#[test]
 fn without_gso_a_batch_is_refused_and_nothing_is_sent() {
     let (a, b) = pair("127.0.0.1:0", UdpOptions { gso: false, ecn: false, ..UdpOptions::default() });
     let t = Transmit { to: b.local_addr(), from: None, ecn: Ecn::Ect0, data: &[1; 300], segment: Some(100) };
