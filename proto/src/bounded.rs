@@ -377,7 +377,8 @@ const WINDOW_WORDS: usize = 65;
 /// run of losses makes a session deaf (RFC 6479 describes the ring of words).
 #[derive(Clone, Debug)]
 pub struct ReplayWindow {
-    words: [u64; WINDOW_WORDS],
+    /// Words that were never written are left out: who got few packets holds few.
+    words: Vec<u64>,
     /// One more than the highest counter accepted.
     next: u64,
 }
@@ -394,7 +395,12 @@ impl ReplayWindow {
 
     /// Nothing seen yet.
     pub const fn new() -> Self {
-        Self { words: [0; WINDOW_WORDS], next: 0 }
+        Self { words: Vec::new(), next: 0 }
+    }
+
+    /// Bytes on the heap now.
+    pub fn footprint(&self) -> u64 {
+        (self.words.capacity() * size_of::<u64>()) as u64
     }
 
     /// Whether `counter` may still be accepted. Ask before opening, [`Self::commit`] after.
@@ -405,7 +411,7 @@ impl ReplayWindow {
         if self.next - counter > Self::SIZE {
             return false;
         }
-        self.words[Self::word(counter)] >> (counter % 64) & 1 == 0
+        self.words.get(Self::word(counter)).is_none_or(|word| word >> (counter % 64) & 1 == 0)
     }
 
     /// Marks `counter` as seen. Only for counters that [`Self::check`] allowed and the AEAD opened.
@@ -413,11 +419,20 @@ impl ReplayWindow {
         if counter >= self.next {
             let (old, new) = (self.next.saturating_sub(1) / 64, counter / 64);
             for step in 1..=(new - old).min(WINDOW_WORDS as u64) {
-                self.words[((old + step) % WINDOW_WORDS as u64) as usize] = 0;
+                if let Some(word) = self.words.get_mut(Self::word((old + step) * 64)) {
+                    *word = 0;
+                }
             }
             self.next = counter.saturating_add(1);
         }
-        self.words[Self::word(counter)] |= 1 << (counter % 64);
+        let at = Self::word(counter);
+        if at >= self.words.len() {
+            // Grows once, along with the first 4,096 counters.
+            self.words.resize(at + 1, 0);
+        }
+        if let Some(word) = self.words.get_mut(at) {
+            *word |= 1 << (counter % 64);
+        }
     }
 
     /// One more than the highest counter seen.
@@ -447,6 +462,18 @@ mod tests {
         assert_eq!((&few[..], few.footprint()), (&[3][..], 4));
         few.retain(|_| false);
         assert_eq!((few.is_full(), few.footprint()), (false, 0));
+    }
+
+    #[test]
+    fn a_replay_window_of_few_packets_holds_few_words() {
+        let mut window = ReplayWindow::new();
+        assert_eq!(window.footprint(), 0);
+        (0..64).for_each(|counter| window.commit(counter));
+        assert!(window.footprint() <= 64, "{}", window.footprint());
+        // A jump: nothing in between was seen, everything before is too old.
+        window.commit(1 << 40);
+        assert!(window.check((1 << 40) - 1) && !window.check(1 << 40) && !window.check(63));
+        assert!(window.footprint() <= 2 * 8 * WINDOW_WORDS as u64);
     }
 
     #[test]

@@ -739,6 +739,7 @@ impl Session {
         let paths: u64 = self.on_path.iter().map(PathRecovery::footprint).sum();
         size_of::<Self>() as u64
             + self.epochs.footprint()
+            + self.replay.footprint()
             + self.recovery.footprint()
             + self.acks.footprint()
             + self.paths.footprint()
