@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use net_proto::node::DownReason;
-use net_proto::stream::{Messages, Taken, charge};
+use net_proto::stream::{Messages, Mode, Taken, charge};
 
 use crate::bell::{Inbox, lock};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
@@ -54,6 +54,8 @@ impl Arrived {
 #[derive(Debug, Default)]
 struct Reader {
     chunks: VecDeque<Taken>,
+    /// Memory of chunks that were read, for the driver.
+    emptied: Vec<Vec<u8>>,
     /// Bytes of the first chunk that were read.
     at: usize,
     /// Number of the next message, in ordered modes.
@@ -108,8 +110,16 @@ impl<C> RecvPort<C> {
     /// Once this side reads no more it is dropped: the node does not know yet.
     pub fn push(&self, chunk: Taken) {
         let mut arrived = lock(&self.arrived);
-        if arrived.end != Some(End::Stopped) {
-            arrived.chunks.push_back(chunk);
+        if arrived.end == Some(End::Stopped) {
+            return;
+        }
+        match arrived.chunks.back_mut() {
+            // What no reader holds yet grows within its memory: a slow reader finds few chunks.
+            Some(last) if follows(last, &chunk) => {
+                last.chunk.extend_from_slice(&chunk.chunk);
+                arrived.keep(chunk.chunk);
+            }
+            _ => arrived.chunks.push_back(chunk),
         }
     }
 
@@ -198,6 +208,7 @@ impl<C> RecvPort<C> {
             }
             // The lock of the arrivals is taken once per swap, not once per message.
             let mut arrived = lock(&self.arrived);
+            reader.emptied.drain(..).for_each(|empty| arrived.keep(empty));
             while let Some(empty) = reader.chunks.pop_front() {
                 arrived.keep(empty.chunk);
             }
@@ -262,6 +273,13 @@ impl<C> RecvPort<C> {
     }
 }
 
+/// Whether a chunk can be appended to the one before it, without asking for memory: in order, messages
+/// are numbered from the first.
+fn follows(last: &Taken, next: &Taken) -> bool {
+    let ordered = last.mode == Mode::Reliable && next.mode == Mode::Reliable;
+    ordered && next.chunk.len() <= last.chunk.capacity() - last.chunk.len()
+}
+
 impl Reader {
     fn start_chunk(&mut self) {
         self.at = 0;
@@ -280,8 +298,11 @@ impl Reader {
                     self.at = taken.chunk.len();
                     break;
                 }
-                // Dropping memory here is rare: several chunks of one turn.
-                self.chunks.pop_front();
+                if let Some(taken) = self.chunks.pop_front()
+                    && self.emptied.len() < SPARES
+                {
+                    self.emptied.push(taken.chunk);
+                }
                 self.start_chunk();
                 continue;
             };

@@ -116,6 +116,28 @@ fn arrived(first: u64, messages: &[&[u8]]) -> Taken {
 }
 
 #[test]
+fn memory_of_what_was_read_goes_back_to_the_driver() {
+    let port = RecvPort::new(5, Arc::new(Inbox::<()>::new(1 << 20)), 64 << 10);
+    let filled = |first: u64, room: usize| {
+        let mut taken = arrived(first, &[&[first as u8; 100]]);
+        taken.chunk.reserve_exact(room);
+        taken
+    };
+    // The second grows within the first, the third does not fit.
+    port.push(filled(0, 150));
+    port.push(filled(1, 0));
+    assert!(port.spare().capacity() > 0, "its bytes were moved");
+    port.push(filled(2, 0));
+    assert_eq!(port.spare().capacity(), 0);
+    let mut got = Vec::new();
+    assert_eq!(poll(pin!(port.recv_many(9, |m| got.push(m[0])))), Poll::Ready(Ok(3)));
+    assert_eq!(got, [0, 1, 2]);
+    assert!(poll(pin!(port.recv())).is_pending());
+    let spares = [port.spare(), port.spare(), port.spare()].map(|spare| spare.capacity() > 0);
+    assert_eq!(spares, [true, true, false], "both chunks that were read");
+}
+
+#[test]
 fn what_arrived_is_read_before_the_end_and_credit_comes_back() {
     let inbox = Arc::new(Inbox::<()>::new(1 << 20));
     let port = RecvPort::new(5, inbox.clone(), 64 * 8);
