@@ -3,16 +3,16 @@
 //!
 //! **Turn order.** Due timers; at most four batches of input; events fill ports. If a port was
 //! filled, the task yields once, so that the applications it woke run and their answers join the
-//! same turn. Then it collects ports and calls, starts storage operations and jobs, and transmits;
-//! acknowledgements ride along. Transmitting ends after 100 µs, counted from the collection, or when
-//! there is nothing to send; input and ports are bounded by their numbers, not by time. Then: set
-//! asleep, look once more, sleep.
+//! same turn. Then it collects up to 64 ports and all calls, starts storage operations and jobs, and
+//! transmits; acknowledgements ride along. When the node has nothing left to send, the port that rang next
+//! is collected. Transmitting ends after 100 µs, counted from the collection, or when there is nothing to
+//! send; input is bounded by its number, not by time. Then: set asleep, look once more, sleep.
 
 mod output;
 mod planes;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -47,6 +47,9 @@ use watch::short;
 
 /// Most batches of input in a turn.
 const MAX_BATCHES: usize = 4;
+/// Ports that a turn collects before it transmits; further ones as the node runs out of what to send.
+/// Where many associations are busy, messages gather in their ports meanwhile, and leave together.
+const MAX_COLLECT: usize = 64;
 /// A turn transmits no longer than this, so that other tasks of the thread run.
 const MAX_TRANSMIT: Duration = Duration::from_micros(100);
 /// Work that takes longer than this share of the time goes to the pool.
@@ -120,6 +123,8 @@ where
         opens: HashMap::new(),
         flushes: HashMap::new(),
         ports: Vec::new(),
+        rung: VecDeque::new(),
+        plenty: Vec::new(),
         spare: Vec::new(),
         filled: Vec::new(),
         yielded: false,
@@ -283,6 +288,10 @@ struct Driver<P: Plane> {
     flushes: HashMap<u64, Flushing>,
     /// Scratch: ports that rang.
     ports: Vec<u32>,
+    /// Ports to be collected, in the order in which they rang.
+    rung: VecDeque<u32>,
+    /// By stream: the node has plenty to send of it, and its port is left alone until it has not.
+    plenty: Vec<bool>,
     /// Memory for the next queue of a sending port.
     spare: Vec<u8>,
     /// Scratch: streams whose readers are to be woken.
@@ -328,10 +337,10 @@ impl<P: Plane> Future for Driver<P> {
         this.collect(now);
         this.effects(cx, now);
         this.events(now);
-        let flow = this.output.transmit(&mut this.core, &*this.runtime, cx, now, now + MAX_TRANSMIT);
+        let (flow, told) = this.transmit(cx, now);
         // What left may have made room on a lane, and so work for others.
         let effects = this.effects(cx, now);
-        let filled = this.events(now);
+        let filled = this.events(now) || told;
         this.core.worked();
         if this.closed(now) {
             return Poll::Ready(());
@@ -526,6 +535,15 @@ impl<P: Plane> Driver<P> {
                     self.hub.tell(&Notice::PathChanged(shared.clone(), path));
                 }
             }
+            Event::Wanting { peer, stream } => {
+                if let Some(stream) = self.named(peer, stream) {
+                    self.plenty[stream.key as usize] = false;
+                    if stream.tx.is_dirty() {
+                        // Before those that rang: it waited longer.
+                        self.rung.push_front(stream.key);
+                    }
+                }
+            }
             Event::Drained => {
                 if let Some(closing) = &mut self.closing {
                     closing.done = true;
@@ -591,6 +609,7 @@ impl<P: Plane> Driver<P> {
         let shared = self.peers.get(&peer)?.clone();
         let key = self.free.pop().unwrap_or_else(|| {
             self.streams.push(None);
+            self.plenty.push(false);
             (self.streams.len() - 1) as u32
         });
         let inbox = &self.hub.inbox;
@@ -608,6 +627,7 @@ impl<P: Plane> Driver<P> {
             span,
         });
         self.streams[key as usize] = Some(stream.clone());
+        self.plenty[key as usize] = false;
         self.names.insert((peer, id), key);
         Some(stream)
     }
@@ -639,6 +659,24 @@ impl<P: Plane> Driver<P> {
         }
     }
 
+    /// Sends, and collects further ports when the node has nothing left. Also whether there were events.
+    fn transmit(&mut self, cx: &mut Context<'_>, now: Instant) -> (output::Flow, bool) {
+        let until = now + MAX_TRANSMIT;
+        let (mut now, mut told) = (now, false);
+        loop {
+            match self.output.transmit(&mut self.core, cx, now) {
+                output::Flow::Idle if !self.collect_next(now) => return (output::Flow::Idle, told),
+                output::Flow::Idle | output::Flow::More => {}
+                blocked @ output::Flow::Blocked(_) => return (blocked, told),
+            }
+            told |= self.events(now);
+            now = self.runtime.now();
+            if now >= until {
+                return (output::Flow::More, told);
+            }
+        }
+    }
+
     /// Collects what ports hold, then does what was asked. A flush comes after what it covers.
     fn collect(&mut self, now: Instant) {
         let mut ports = std::mem::take(&mut self.ports);
@@ -647,19 +685,31 @@ impl<P: Plane> Driver<P> {
         if rung != 0 {
             self.feeding.feed(&mut self.core, now, rung);
         }
-        for key in ports.drain(..) {
-            let Some(stream) = self.stream(key) else { continue };
-            self.collect_port(now, &stream);
-            let charge = stream.rx.consumed();
-            if charge > 0 {
-                let (peer, stream) = (stream.peer.peer, stream.id);
-                self.core.command(now, Command::Consumed { peer, stream, charge });
+        self.rung.extend(ports.drain(..));
+        self.ports = ports;
+        for _ in self.core.host.node().ready()..MAX_COLLECT {
+            if !self.collect_next(now) {
+                break;
             }
         }
-        self.ports = ports;
         while let Some(call) = self.hub.inbox.take_control() {
             self.call(now, call);
         }
+    }
+
+    /// Collects the port that rang first. False: none did.
+    fn collect_next(&mut self, now: Instant) -> bool {
+        let Some(key) = self.rung.pop_front() else { return false };
+        let Some(stream) = self.stream(key) else { return true };
+        if !self.plenty[key as usize] {
+            self.collect_port(now, &stream);
+        }
+        let charge = stream.rx.consumed();
+        if charge > 0 {
+            let (peer, stream) = (stream.peer.peer, stream.id);
+            self.core.command(now, Command::Consumed { peer, stream, charge });
+        }
+        true
     }
 
     fn collect_port(&mut self, now: Instant, stream: &StreamShared) {
@@ -672,8 +722,9 @@ impl<P: Plane> Driver<P> {
         }
         self.admitted += got.messages;
         if self.names.contains_key(&(stream.peer.peer, stream.id)) {
-            let (peer, stream) = (stream.peer.peer, stream.id);
-            self.core.command(now, Command::Send { peer, stream, chunk: got.chunk });
+            let (peer, id) = (stream.peer.peer, stream.id);
+            self.core.command(now, Command::Send { peer, stream: id, chunk: got.chunk });
+            self.plenty[stream.key as usize] = self.core.host.node().has_plenty(peer, id);
         } else {
             self.drop_at_port(stream, Lost { messages: got.messages, bytes: got.bytes });
         }

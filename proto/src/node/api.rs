@@ -300,6 +300,13 @@ pub enum Event {
     },
     /// After [`Command::Shutdown`]: the last association is gone.
     Drained,
+    /// Of this stream, which [`has_plenty`](super::Node::has_plenty), less than a batch is unsent now.
+    Wanting {
+        /// The association.
+        peer: Peer,
+        /// The stream.
+        stream: StreamId,
+    },
 }
 
 /// Messages accepted from the application that the peer may not have got.
@@ -400,6 +407,7 @@ pub(super) fn stream_event(peer: Peer, event: stream::Event, streams: &stream::S
         stream::Event::Finished(stream) => Event::Finished { peer, stream },
         stream::Event::ResetByPeer { id, code } => Event::ResetByPeer { peer, stream: id, code },
         stream::Event::StoppedByPeer { id, code } => Event::StoppedByPeer { peer, stream: id, code },
+        stream::Event::Wanting(stream) => Event::Wanting { peer, stream },
         stream::Event::Closed { id, lost } => Event::StreamClosed { peer, stream: id, lost: lost.into() },
     }
 }

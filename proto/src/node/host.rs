@@ -574,6 +574,8 @@ impl<P: Plane> Host<P> {
                     }
                 }
             },
+            // Lanes hold nothing back.
+            Event::Wanting { peer, stream } if self.lanes.of(peer, stream).is_some() => {}
             Event::Finished { peer, stream } if self.lanes.of(peer, stream).is_some() => {
                 self.read(peer, stream);
                 self.ended(peer, stream, |s| s.sent = Some(Sent::All));

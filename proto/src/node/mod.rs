@@ -442,6 +442,9 @@ impl Node {
             };
             if let Some(batch) = session.poll_transmit(now, buf) {
                 self.ready.push_back(slot);
+                if session.streams.has_events() {
+                    self.take_events(slot);
+                }
                 let count = batch.segment.map_or(1, |s| batch.len.div_ceil(s));
                 self.stats.datagrams_sent += count as u64;
                 self.stats.bytes_sent += batch.len as u64;
@@ -486,6 +489,17 @@ impl Node {
         let taken = self.session_mut(peer)?.streams.take(stream, spare);
         self.touched(now, peer.slot());
         taken
+    }
+
+    /// Whether so much of a stream waits to be sent that nothing more need be collected for it: messages
+    /// gather better in its port. [`Event::Wanting`] tells when that ends, unless the stream does.
+    pub fn has_plenty(&self, peer: Peer, stream: StreamId) -> bool {
+        self.session(peer).is_some_and(|session| session.streams.has_plenty(stream))
+    }
+
+    /// Associations that may have something to send.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
     }
 
     /// A send chunk whose messages are all acknowledged, to be filled again.

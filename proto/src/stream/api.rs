@@ -190,6 +190,10 @@ pub enum Event {
         /// The application's code.
         code: u16,
     },
+    /// Less than [`PLENTY`](super::PLENTY) is queued and unsent, where [`Streams::has_plenty`] was true.
+    ///
+    /// [`Streams::has_plenty`]: super::Streams::has_plenty
+    Wanting(StreamId),
     /// Both directions are over.
     Closed {
         /// The stream.

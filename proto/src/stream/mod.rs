@@ -18,6 +18,7 @@ pub use api::{
 };
 pub use limits::{Config, LEASE, Limits, MIN_WINDOW, Pool};
 pub use message::{MAX_MESSAGE, Messages, Mode, StreamId, charge, frame_message, framed_len};
+pub use send::PLENTY;
 pub use streams::{MAX_LABEL, MIN_ROOM, Streams};
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Frames of streams as they leave.
 
-use super::api::SentFrame;
+use super::api::{Event, SentFrame};
 use super::input::{kind, mode_byte};
 use super::message::Mode;
 use super::send::{self, At, Commit, Run};
@@ -138,6 +138,9 @@ impl Streams {
             }
             wrote = true;
             s.deficit -= (w.used() - before) as i64;
+            if s.send.grew_short() {
+                self.events.push_back(Event::Wanting(s.name()));
+            }
             let turn_over = s.deficit <= 0;
             if s.mode == Mode::FireAndForget {
                 s.send.acked_to = s.send.sent;

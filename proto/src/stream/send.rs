@@ -10,6 +10,9 @@ use crate::codec::{Reader, varint_len};
 
 /// Separate ranges that a send half remembers; beyond it sends again more than it needs.
 const RANGES: usize = 1 << 16;
+/// Bytes that fill a batch of datagrams. Of a stream that has so much to send, nothing more need be
+/// collected: it gathers better where it is.
+pub const PLENTY: u64 = 64 << 10;
 
 #[derive(Debug)]
 struct Chunk {
@@ -86,6 +89,8 @@ pub(super) struct SendHalf {
     pub end: u64,
     /// Messages queued since the start.
     pub end_number: u64,
+    /// [`PLENTY`] was unsent after a chunk was queued, and has been since.
+    pub plenty: bool,
     /// First byte that never left.
     pub sent: u64,
     /// Number of the message at `sent` or around it, and the charge of all before it.
@@ -131,6 +136,7 @@ impl SendHalf {
             state: State::Open,
             end: 0,
             end_number: 0,
+            plenty: false,
             sent: 0,
             sent_number: 0,
             sent_charge: 0,
@@ -163,6 +169,14 @@ impl SendHalf {
         self.chunks.push_back(Chunk { start, data, first: self.end_number, tally, charge });
         self.end_number += tally.messages;
         self.queued.add(tally);
+        self.plenty = self.end - self.sent >= PLENTY;
+    }
+
+    /// Whether what is unsent fell below [`PLENTY`]; true once.
+    pub fn grew_short(&mut self) -> bool {
+        let short = self.plenty && self.end - self.sent < PLENTY;
+        self.plenty &= !short;
+        short
     }
 
     fn index(&self, offset: u64) -> usize {

@@ -18,8 +18,10 @@ use crate::time::{Duration, Instant};
 pub const MAX_LABEL: usize = 256;
 /// Least room that [`Streams::write`] needs to make progress, in bytes.
 pub const MIN_ROOM: usize = 512;
-/// Emptied chunks kept for ports; more are freed.
-const SPARE_CHUNKS: usize = 16;
+/// Emptied chunks kept until the node takes them, by number and bytes; more are freed. One
+/// acknowledgement may empty many.
+const SPARE_CHUNKS: usize = 256;
+const SPARE_BYTES: usize = 1 << 20;
 /// Gaps in the ids that the peer opened; an OPEN that would make one more is refused.
 const OPEN_GAPS: usize = 256;
 
@@ -70,7 +72,8 @@ pub struct Streams {
 
 /// Keeps an emptied chunk, if there is room.
 pub(super) fn spare(spares: &mut Vec<Vec<u8>>, mut chunk: Vec<u8>) {
-    if spares.len() < SPARE_CHUNKS {
+    let held: usize = spares.iter().map(Vec::capacity).sum();
+    if spares.len() < SPARE_CHUNKS && (spares.is_empty() || held + chunk.capacity() <= SPARE_BYTES) {
         chunk.clear();
         spares.push(chunk);
     }
@@ -207,6 +210,12 @@ impl Streams {
         self.ledger.queued.add(tally);
         self.wake(slot);
         Ok(())
+    }
+
+    /// Whether so much of a stream is queued and unsent that nothing more need be collected for it;
+    /// [`Event::Wanting`] tells when that ends, unless the stream does.
+    pub fn has_plenty(&self, id: StreamId) -> bool {
+        self.table.find(id.0).and_then(|slot| self.table.get(slot)).is_some_and(|s| s.send.plenty)
     }
 
     /// No more messages will be queued; a flush from now on waits for the end to be acknowledged too.
@@ -702,6 +711,11 @@ impl Streams {
                 self.owed.streams = true;
             }
         }
+    }
+
+    /// Whether [`Self::poll_event`] has something to tell.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// What happened since.

@@ -478,6 +478,35 @@ fn messages_above_the_first_windows_flow() {
 }
 
 #[test]
+fn a_stream_with_plenty_to_send_tells_once_when_that_ends() {
+    let mut ends = [Streams::new(&Config::default(), false), Streams::new(&Config::default(), true)];
+    let limits = Limits { session_window: 1 << 20, stream_window: 1 << 20, ..ends[1].local_limits() };
+    ends[0].set_peer_limits(limits);
+    let id = ends[0].open("plenty", Mode::Reliable, 16).unwrap();
+    let send = |streams: &mut Streams, len: usize| {
+        let mut chunk = Vec::new();
+        frame_message(&mut chunk, &message(0, len));
+        streams.send(id, chunk).unwrap();
+    };
+    send(&mut ends[0], PLENTY as usize / 2);
+    assert!(!ends[0].has_plenty(id));
+    send(&mut ends[0], PLENTY as usize / 2 + 2000);
+    assert!(ends[0].has_plenty(id));
+    let mut told = Vec::new();
+    let mut buf = [0; 1400];
+    while ends[0].has_output() {
+        let mut w = Writer::new(&mut buf);
+        ends[0].write(&mut w, &mut |_| true);
+        while let Some(event) = ends[0].poll_event() {
+            told.push(event);
+        }
+        let wanting = told.iter().filter(|event| **event == Event::Wanting(id)).count();
+        assert_eq!(wanting, usize::from(!ends[0].has_plenty(id)), "{told:?}");
+    }
+    assert!(told.contains(&Event::Wanting(id)));
+}
+
+#[test]
 fn a_sent_frame_stays_small() {
     assert!(core::mem::size_of::<SentFrame>() <= 32);
 }

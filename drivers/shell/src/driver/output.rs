@@ -9,7 +9,7 @@ use net_proto::node;
 use net_proto::time::{Duration, Instant};
 
 use super::Core;
-use crate::runtime::{Runtime, Transmit, UdpTx};
+use crate::runtime::{Transmit, UdpTx};
 
 /// Bytes of one batch: what fits into the largest UDP datagram of either family.
 pub(super) const BATCH: usize = 65_000;
@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_millis(1);
 pub(super) enum Flow {
     /// The node has nothing to send.
     Idle,
-    /// The time is up.
+    /// Something left; there may be more.
     More,
     /// The socket is full; its readiness wakes the task, or the time does.
     Blocked(Option<Instant>),
@@ -48,28 +48,18 @@ impl Output {
         self.pending.is_some()
     }
 
+    /// Sends the next batch.
     pub(super) fn transmit<P: Plane>(
         &mut self,
         core: &mut Core<P>,
-        runtime: &dyn Runtime,
         cx: &mut Context<'_>,
         now: Instant,
-        until: Instant,
     ) -> Flow {
-        let mut now = now;
-        loop {
-            if self.pending.is_none() {
-                let Some(t) = core.poll_transmit(now, &mut self.buffer) else { return Flow::Idle };
-                self.pending = Some((t, 0));
-            }
-            if let Some(flow) = self.send(cx, now) {
-                return flow;
-            }
-            now = runtime.now();
-            if now >= until {
-                return Flow::More;
-            }
+        if self.pending.is_none() {
+            let Some(t) = core.poll_transmit(now, &mut self.buffer) else { return Flow::Idle };
+            self.pending = Some((t, 0));
         }
+        self.send(cx, now).unwrap_or(Flow::More)
     }
 
     /// Sends what is pending; says why it could not.

@@ -47,11 +47,17 @@ pub struct Collected {
     pub bytes: u64,
 }
 
+/// Most memory that a queue asks for at once before it knows that it needs it.
+const USUAL: usize = 64 << 10;
+
 #[derive(Debug, Default)]
 struct Queue {
     chunk: Vec<u8>,
     messages: u64,
     bytes: u64,
+    /// Bytes of the last chunk that was collected, at most [`USUAL`]: a queue without memory asks for
+    /// so much at once.
+    usual: usize,
     /// Charge of everything ever admitted.
     admitted: u64,
     closed: Option<SendError>,
@@ -118,6 +124,10 @@ impl<C> SendPort<C> {
             return Err(SendError::Backpressure);
         }
         q.admitted += cost;
+        if q.chunk.capacity() == 0 {
+            let usual = q.usual;
+            q.chunk.reserve(usual);
+        }
         for message in messages {
             let message = message.as_ref();
             q.messages += 1;
@@ -203,6 +213,11 @@ impl<C> SendPort<C> {
         }
     }
 
+    /// Driver: whether something may wait to be collected.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Acquire)
+    }
+
     /// Driver: takes what is queued; `spare` becomes the next queue.
     pub fn collect(&self, mut spare: Vec<u8>) -> Collected {
         // Before the queue is locked: a message that comes later rings again.
@@ -216,6 +231,7 @@ impl<C> SendPort<C> {
             // Memory that is not needed here goes back.
             return Collected { chunk: spare, ..Collected::default() };
         }
+        q.usual = q.chunk.len().min(USUAL);
         Collected {
             chunk: std::mem::replace(&mut q.chunk, spare),
             messages: std::mem::take(&mut q.messages),
