@@ -3,9 +3,9 @@
 //!
 //! **Turn order.** Due timers; at most four batches of input; events fill ports. If a port was
 //! filled, the task yields once, so that the applications it woke run and their answers join the
-//! same turn. Then it collects up to 64 ports and all calls, starts storage operations and jobs, and
-//! transmits; acknowledgements ride along. When the node has nothing left to send, the port that rang next
-//! is collected. Transmitting ends after 100 µs, counted from the collection, or when there is nothing to
+//! same turn. Then it collects ports, until 64 associations may have something to send, and all calls,
+//! starts storage operations and jobs, and transmits; acknowledgements ride along. When the node has
+//! nothing left to send, the next ports are collected. Transmitting ends after 100 µs, counted from the collection, or when there is nothing to
 //! send; input is bounded by its number, not by time. Then: set asleep, look once more, sleep.
 
 mod output;
@@ -47,9 +47,9 @@ use watch::short;
 
 /// Most batches of input in a turn.
 const MAX_BATCHES: usize = 4;
-/// Ports that a turn collects before it transmits; further ones as the node runs out of what to send.
-/// Where many associations are busy, messages gather in their ports meanwhile, and leave together.
-const MAX_COLLECT: usize = 64;
+/// Ports are collected until so many associations may have something to send; further ones when the node
+/// has nothing left. Where more are busy, messages gather in their ports meanwhile, and leave together.
+const MAX_READY: usize = 64;
 /// A turn transmits no longer than this, so that other tasks of the thread run.
 const MAX_TRANSMIT: Duration = Duration::from_micros(100);
 /// Work that takes longer than this share of the time goes to the pool.
@@ -665,7 +665,7 @@ impl<P: Plane> Driver<P> {
         let (mut now, mut told) = (now, false);
         loop {
             match self.output.transmit(&mut self.core, cx, now) {
-                output::Flow::Idle if !self.collect_next(now) => return (output::Flow::Idle, told),
+                output::Flow::Idle if !self.collect_ports(now) => return (output::Flow::Idle, told),
                 output::Flow::Idle | output::Flow::More => {}
                 blocked @ output::Flow::Blocked(_) => return (blocked, told),
             }
@@ -687,14 +687,19 @@ impl<P: Plane> Driver<P> {
         }
         self.rung.extend(ports.drain(..));
         self.ports = ports;
-        for _ in self.core.host.node().ready()..MAX_COLLECT {
-            if !self.collect_next(now) {
-                break;
-            }
-        }
+        self.collect_ports(now);
         while let Some(call) = self.hub.inbox.take_control() {
             self.call(now, call);
         }
+    }
+
+    /// Collects ports that rang, for as many associations as send next. False: there was none.
+    fn collect_ports(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        while self.core.host.node().ready() < MAX_READY && self.collect_next(now) {
+            any = true;
+        }
+        any
     }
 
     /// Collects the port that rang first. False: none did.
