@@ -277,8 +277,8 @@ impl Node {
             Command::Reset { peer, stream, code } => self.with(now, peer, |s, _, _| {
                 let _ = s.streams.reset(stream, code);
             }),
-            Command::Stop { peer, stream, code } => self.with(now, peer, |s, _, _| {
-                let _ = s.streams.stop(stream, code);
+            Command::Stop { peer, stream, code } => self.with(now, peer, |s, pool, _| {
+                let _ = s.streams.stop(stream, code, pool);
             }),
             Command::Consumed { peer, stream, charge } => {
                 self.with(now, peer, |s, pool, now| s.consumed(now, stream, charge, pool));

@@ -510,6 +510,7 @@ impl Session {
         if let Some((ping, dead)) = self.liveness() {
             if now >= ping {
                 self.ping = true;
+                self.streams.ask_again();
                 self.last_ping = now;
                 // It asks whether the peer lives, so a full window does not hold it back.
                 let active = self.paths.active().0;

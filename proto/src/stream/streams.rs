@@ -276,7 +276,7 @@ impl Streams {
 
     /// Reads no more: what arrives is dropped, the peer is told. `false`: nothing more was to come.
     /// What the port took and did not drain counts as drained.
-    pub fn stop(&mut self, id: StreamId, code: u16) -> bool {
+    pub fn stop(&mut self, id: StreamId, code: u16, pool: &mut Pool) -> bool {
         let Some(slot) = self.table.find(id.0) else { return false };
         let Some(s) = self.table.get_mut(slot) else { return false };
         let held = s.recv.held();
@@ -291,15 +291,15 @@ impl Streams {
                 // The end is known, so what is missing can be charged now.
                 let effect = s.recv.over(end.charge);
                 self.window.received += effect.received;
-                self.drain(self.now, slot, effect.gone);
+                self.drain(self.now, slot, effect.gone, pool);
             } else {
-                self.drain(self.now, slot, held);
+                self.drain(self.now, slot, held, pool);
             }
             if !complete {
                 self.owe(slot, owed::STOP);
             }
         } else {
-            self.drain(self.now, slot, held);
+            self.drain(self.now, slot, held, pool);
         }
         self.settle(slot, before);
         self.maybe_close(slot);
@@ -332,16 +332,12 @@ impl Streams {
         s.recv.prepaid -= prepaid;
         self.prepaid = self.prepaid.saturating_sub(prepaid);
         let charge = (charge - prepaid).min(s.recv.held());
-        self.drain_leased(now, slot, charge, Some(pool));
+        self.drain(now, slot, charge, pool);
         self.maybe_close(slot);
     }
 
-    fn drain(&mut self, now: Instant, slot: u32, charge: u64) {
-        self.drain_leased(now, slot, charge, None);
-    }
-
-    /// Both windows move on. Without a pool the session's window does not grow.
-    pub(super) fn drain_leased(&mut self, now: Instant, slot: u32, charge: u64, pool: Option<&mut Pool>) {
+    /// Both windows move on.
+    pub(super) fn drain(&mut self, now: Instant, slot: u32, charge: u64, pool: &mut Pool) {
         if charge == 0 {
             return;
         }
@@ -358,22 +354,16 @@ impl Streams {
         if raised {
             self.owe(slot, owed::MAX);
         }
-        let base = self.window.base();
-        let leased = &mut self.leased;
-        match pool {
-            Some(pool) => {
-                let rose = self
-                    .window
-                    .drain(now, charge, rtt, &mut |_, to| lease(leased, pool, to.saturating_sub(base)));
-                self.owed.data |= rose;
-                let needed = self.window.size.max(self.window.advertised()).saturating_sub(base);
-                let needed = needed.div_ceil(LEASE) * LEASE;
-                if *leased > needed {
-                    pool.give_back(*leased - needed);
-                    *leased = needed;
-                }
-            }
-            None => self.owed.data |= self.window.drain(now, charge, rtt, &mut |_, _| false),
+        let (base, leased) = (self.window.base(), &mut self.leased);
+        // Always with the pool: the last drain before the peer's large message fits may be this one.
+        let rose =
+            self.window.drain(now, charge, rtt, &mut |_, to| lease(leased, pool, to.saturating_sub(base)));
+        self.owed.data |= rose;
+        let needed = self.window.size.max(self.window.advertised()).saturating_sub(base);
+        let needed = needed.div_ceil(LEASE) * LEASE;
+        if *leased > needed {
+            pool.give_back(*leased - needed);
+            *leased = needed;
         }
     }
 
@@ -397,7 +387,7 @@ impl Streams {
         if self.window.received + self.ahead > self.window.limit {
             return false;
         }
-        self.drain_leased(now, slot, effect.gone, Some(pool));
+        self.drain(now, slot, effect.gone, pool);
         let (leased, base) = (&mut self.leased, self.window.base());
         self.owed.data |=
             self.window.relieve(LEASE, &mut |_, to| lease(leased, pool, to.saturating_sub(base)));
@@ -511,6 +501,12 @@ impl Streams {
             self.need = (need, size);
             self.owed.blocked = true;
         }
+    }
+
+    /// The association was at rest. Who waits for session credit with a large message asks again: when it
+    /// asked first, the peer's pool may have been empty.
+    pub fn ask_again(&mut self) {
+        self.owed.blocked |= !self.waiting.is_empty() && self.need.0 > self.credit.limit;
     }
 
     /// Session credit goes to those who wait for it in their order, so that no large message starves.

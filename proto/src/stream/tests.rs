@@ -181,7 +181,14 @@ impl Pair {
     }
 
     fn read(&mut self, end: usize, id: StreamId) {
-        let Some(taken) = self.ends[end].take(id, &mut Vec::new()) else { return };
+        let cost = self.take(end, id);
+        self.ends[end].consumed(self.now, id, cost, RTT, &mut self.pools[end]);
+        self.check();
+    }
+
+    /// Reads without reporting it; what it charges.
+    fn take(&mut self, end: usize, id: StreamId) -> u64 {
+        let Some(taken) = self.ends[end].take(id, &mut Vec::new()) else { return 0 };
         let mut cost = 0;
         let mut messages = Messages::received(&taken.chunk, taken.mode, taken.first);
         for (number, message) in messages.by_ref() {
@@ -189,8 +196,11 @@ impl Pair {
             self.got[end].messages.entry(id.0).or_default().push((number, message.to_vec()));
         }
         assert!(messages.rest().is_empty());
-        self.ends[end].consumed(self.now, id, cost, RTT, &mut self.pools[end]);
-        self.check();
+        cost
+    }
+
+    fn stop(&mut self, end: usize, id: StreamId, code: u16) -> bool {
+        self.ends[end].stop(id, code, &mut self.pools[end])
     }
 
     fn settle(&mut self) {
@@ -295,9 +305,9 @@ proptest! {
         }
         for (id, how) in &ids {
             match how {
-                0 => { pair.ends[0].reset(*id, 7); pair.ends[0].stop(*id, 9); }
-                1 => { if !pair.ends[1].stop(*id, 8) { pair.ends[0].reset(*id, 7); } pair.ends[1].reset(*id, 8); }
-                _ => { pair.ends[0].finish(*id); pair.ends[0].stop(*id, 9); }
+                0 => { pair.ends[0].reset(*id, 7); pair.stop(0, *id, 9); }
+                1 => { if !pair.stop(1, *id, 8) { pair.ends[0].reset(*id, 7); } pair.ends[1].reset(*id, 8); }
+                _ => { pair.ends[0].finish(*id); pair.stop(0, *id, 9); }
             }
             pair.check();
         }
@@ -305,7 +315,7 @@ proptest! {
         for (id, _) in &ids {
             for end in 0..2 {
                 pair.ends[end].reset(*id, 1);
-                pair.ends[end].stop(*id, 1);
+                pair.stop(end, *id, 1);
             }
         }
         pair.settle();
@@ -509,4 +519,76 @@ fn a_stream_with_plenty_to_send_tells_once_when_that_ends() {
 #[test]
 fn a_sent_frame_stays_small() {
     assert!(core::mem::size_of::<SentFrame>() <= 32);
+}
+
+#[test]
+fn a_large_message_that_found_the_pool_empty_comes_when_it_asks_again() {
+    let mut pair = Pair::new(&Config::default(), 7, 0);
+    pair.pools[1] = Pool::new(0);
+    let id = pair.ends[0].open("", Mode::Reliable, 16).unwrap();
+    let mut bytes = Vec::new();
+    frame_message(&mut bytes, &message(0, 100 << 10));
+    pair.ends[0].send(id, bytes).unwrap();
+    pair.settle();
+    assert!(!pair.got[1].messages.contains_key(&id.0), "there was room");
+    pair.pools[1] = Pool::new(64 << 20);
+    pair.ends[0].ask_again();
+    pair.settle();
+    assert_eq!(pair.got[1].messages.get(&id.0).map_or(0, Vec::len), 1);
+}
+
+/// Streams of every mode, small messages and large ones. As ports do, readers report some of what they read
+/// late, and the rest by stopping at the end; some stop early. As long as they read, nothing stands still.
+#[test]
+fn a_mixture_never_stands_still() {
+    const STREAMS: usize = 250;
+    for seed in 1..=40 {
+        let mut pair = Pair::new(&Config::default(), seed, 2);
+        pair.reading = [false; 2];
+        let mut live: Vec<(StreamId, bool, u64)> = Vec::new();
+        let (mut opened, mut still) = (0, 0);
+        while opened < STREAMS || !live.is_empty() {
+            while opened < STREAMS && live.len() < 8 {
+                let mode = [Mode::FireAndForget, Mode::Reliable, Mode::Unordered][pair.draw(3) as usize];
+                let id = pair.ends[0].open("", mode, 16).unwrap();
+                let large = pair.draw(8) == 0;
+                let (count, len) = if large { (4, 200_000) } else { (1 + pair.draw(64), 2_000) };
+                let len = pair.draw(len) as usize;
+                let mut bytes = Vec::new();
+                (0..count).for_each(|n| frame_message(&mut bytes, &message(n, len)));
+                pair.ends[0].send(id, bytes).unwrap();
+                pair.ends[0].finish(id);
+                live.push((id, pair.draw(8) == 0, 0));
+                opened += 1;
+            }
+            pair.step();
+            // Time in which nothing happens: windows shrink again.
+            if pair.draw(20) == 0 {
+                pair.now += Duration::from_millis(pair.draw(500));
+            }
+            let got = |pair: &Pair| pair.got[1].messages.values().map(Vec::len).sum::<usize>();
+            let before = (opened, live.len(), got(&pair));
+            for (id, early, unreported) in &mut live {
+                if pair.draw(3) > 0 {
+                    continue;
+                }
+                let charge = pair.take(1, *id);
+                *unreported += charge;
+                if *unreported >= 8 << 10 || (charge == 0 && pair.draw(4) == 0) {
+                    let charge = core::mem::take(unreported);
+                    pair.ends[1].consumed(pair.now, *id, charge, RTT, &mut pair.pools[1]);
+                }
+                let over = pair.got[1].finished.contains(&id.0) && charge == 0;
+                if over || (*early && charge > 0) {
+                    pair.ends[1].finish(*id);
+                    pair.stop(1, *id, 0);
+                }
+            }
+            pair.events();
+            live.retain(|(id, ..)| pair.ends[0].stats(*id).is_some() && pair.ends[1].stats(*id).is_some());
+            still = if before == (opened, live.len(), got(&pair)) { still + 1 } else { 0 };
+            let (credit, window) = (&pair.ends[0].credit, &pair.ends[1].window);
+            assert!(still < 2_000, "seed {seed}, {} streams: {credit:?} {window:?}", live.len());
+        }
+    }
 }
