@@ -564,7 +564,8 @@ fn a_mixture_never_stands_still() {
             pair.step();
             // Time in which nothing happens: windows shrink again.
             if pair.draw(20) == 0 {
-                pair.now += Duration::from_millis(pair.draw(500));
+                let rest = pair.draw(500);
+                pair.now += Duration::from_millis(rest);
             }
             let got = |pair: &Pair| pair.got[1].messages.values().map(Vec::len).sum::<usize>();
             let before = (opened, live.len(), got(&pair));

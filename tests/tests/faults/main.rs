@@ -3,6 +3,7 @@
 mod namespaces;
 mod processes;
 mod relay;
+mod soak;
 
 use net_tests::lab::child::Child;
 use net_tests::lab::line::Line;
