@@ -30,6 +30,9 @@ pub use bytes::Bytes;
 pub use error::{Error, Result};
 pub use mesh::{Drained, Events, Mesh, MeshEvent};
 pub use net::{Net, SdkError};
+/// NATS JetStream behind the bus.
+#[cfg(feature = "nats")]
+pub use net_nats as nats;
 /// What admits to a mesh: its id and its key.
 pub use net_proto::identity::Mesh as MeshSecret;
 pub use net_proto::identity::{EntityId, Identity, IdentityError, Invite, MeshId, MeshKey, Ticket};
@@ -59,6 +62,9 @@ mod pages {
     struct Readme;
     #[doc = include_str!("../../../docs/BUS.md")]
     struct Bus;
+    #[cfg(feature = "nats")]
+    #[doc = include_str!("../../../docs/JETSTREAM.md")]
+    struct JetStream;
     #[doc = include_str!("../../../docs/FEATURES.md")]
     struct Features;
     #[doc = include_str!("../../../docs/MIGRATION.md")]

@@ -104,7 +104,7 @@ impl Wire for EventId {
 /// |---|---|---|
 /// | memory | incarnation of the bus | number of the event, from 1 |
 /// | Redis Streams | milliseconds of the entry id | sequence of the entry id |
-/// | JetStream | 0 | stream sequence |
+/// | JetStream | nanoseconds since 1970 when the stream was created | stream sequence |
 /// | mesh | incarnation of the serving bus | number of the event, from 1 |
 ///
 /// Printed as `major-minor`.

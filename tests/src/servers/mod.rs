@@ -3,6 +3,7 @@
 //!
 //! A kind of server is a [`Recipe`]: command line, files, and how to see that it answers.
 
+pub mod nats;
 pub mod packages;
 pub mod ports;
 pub mod redis;

@@ -166,6 +166,13 @@ impl NetBuilder {
         self.adapter(MeshAdapter::new(mesh, name, hosts))
     }
 
+    /// Events go to NATS JetStream: to the server at this address, or as [`net_nats::JetStream`]
+    /// says. On any runtime: the client has a thread of its own.
+    #[cfg(feature = "nats")]
+    pub fn jetstream(self, options: impl Into<net_nats::JetStream>) -> Self {
+        self.adapter(net_nats::JetStreamAdapter::new(options.into()))
+    }
+
     /// Keeps the producer's identity in this file, so that an event that is sent again by a later
     /// process is recognised, and a new one never looks like an old one. One bus at a time uses it.
     /// Without it every bus is a producer of its own.
