@@ -4,6 +4,7 @@
 pub mod blocking_runtime;
 pub mod conformance;
 pub mod corpus;
+pub mod figures;
 pub mod kills;
 pub mod lab;
 pub mod live;

@@ -60,6 +60,7 @@ fn every_error_has_a_remedy() {
     let enums = [
         ("drivers/sdk", "error.rs", "Error"),
         ("drivers/sdk", "net/error.rs", "SdkError"),
+        ("drivers/shell", "bus/adapter.rs", "AdapterError"),
         ("proto", "node/api.rs", "DialError"),
         ("proto", "session/mod.rs", "DownReason"),
         ("proto", "node/api.rs", "StreamError"),

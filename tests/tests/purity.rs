@@ -103,7 +103,8 @@ fn dependencies_cannot_reach_the_world() {
 #[test]
 fn smol_pulls_in_no_tokio() {
     let sdk = ["net-sdk", "--no-default-features", "--features=smol"];
-    for of in [&["net-smol"][..], &sdk] {
+    let redis = ["net-sdk", "--no-default-features", "--features=smol,redis"];
+    for of in [&["net-smol"][..], &sdk, &redis] {
         let names = dependencies(of);
         let has = |name: &str| names.iter().any(|n| n == name);
         assert!(has("net-smol") && has("async-io"), "not our tree: {names:?}");

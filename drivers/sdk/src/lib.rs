@@ -42,6 +42,9 @@ pub use net_proto::recovery::EcnState;
 pub use net_proto::session::aead::Cipher;
 pub use net_proto::stream::{MAX_MESSAGE, Mode, Mode::FireAndForget, Mode::Reliable, Mode::Unordered};
 pub use net_proto::stream::{StreamStats, Tally};
+/// Redis Streams behind the bus: configuration, consumer groups, deduplication for consumers.
+#[cfg(feature = "redis")]
+pub use net_redis as redis;
 pub use net_shell::hub::{Planes, StreamReport};
 pub use net_shell::ports::{CommandError, Feed, Stopped};
 pub use net_shell::runtime::Runtime;
@@ -65,6 +68,8 @@ mod pages {
     #[cfg(feature = "nats")]
     #[doc = include_str!("../../../docs/JETSTREAM.md")]
     struct JetStream;
+    #[doc = include_str!("../../../docs/REDIS.md")]
+    struct Redis;
     #[doc = include_str!("../../../docs/FEATURES.md")]
     struct Features;
     #[doc = include_str!("../../../docs/MIGRATION.md")]

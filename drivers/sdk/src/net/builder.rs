@@ -173,6 +173,12 @@ impl NetBuilder {
         self.adapter(net_nats::JetStreamAdapter::new(options.into()))
     }
 
+    /// Events go to streams of Redis: [`net_redis::RedisConfig`] says where.
+    #[cfg(feature = "redis")]
+    pub fn redis(self, config: net_redis::RedisConfig) -> Self {
+        self.adapter(net_redis::RedisAdapter::new(config))
+    }
+
     /// Keeps the producer's identity in this file, so that an event that is sent again by a later
     /// process is recognised, and a new one never looks like an old one. One bus at a time uses it.
     /// Without it every bus is a producer of its own.

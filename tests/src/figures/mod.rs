@@ -1,0 +1,3 @@
+//! Figures that need a peer or a real server.
+
+pub mod redis;
