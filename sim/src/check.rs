@@ -23,9 +23,11 @@ use std::rc::Rc;
 use net_proto::time::Duration;
 
 use crate::artefact::{Record, pcap, timeline};
+use crate::fleet::Fleet;
 use crate::marks;
 use crate::plan::{self, Plan, Swarm};
 use crate::shrink::{class, shrink};
+use crate::topology::Topology;
 use crate::world::{Failure, World, WorldConfig};
 
 /// Runs that shrinking takes at most.
@@ -37,6 +39,8 @@ struct Run {
     given: Option<Plan>,
     used: Option<Plan>,
     record: Option<Rc<RefCell<Record>>>,
+    /// What happened in the worlds with tasks, if that is compared.
+    lived: Option<Vec<Vec<u64>>>,
 }
 
 thread_local! {
@@ -60,6 +64,45 @@ pub fn recorded<T>(record: Rc<RefCell<Record>>, f: impl FnOnce() -> T) -> T {
     let out = catch_unwind(AssertUnwindSafe(f));
     RUN.with_borrow_mut(|run| run.record = None);
     out.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// A world is over. Only those with tasks are compared: nothing else may read the machine.
+pub(crate) fn lived(tasks: bool, chains: impl FnOnce() -> Vec<u64>) {
+    if tasks {
+        RUN.with_borrow_mut(|run| {
+            if let Some(lived) = &mut run.lived {
+                lived.push(chains());
+            }
+        });
+    }
+}
+
+/// Runs `test` once more and says where it went another way than before.
+fn twice(test: &impl Fn(Sim) -> Result<(), Failure>, seed: u64, first: &[Vec<u64>]) -> Option<Failure> {
+    if first.is_empty() {
+        return None;
+    }
+    let marks = marks::so_far();
+    let (failure, second) = watched(test, seed);
+    marks::put(marks);
+    let parts = first.iter().zip(&second).find(|(a, b)| a != b);
+    if failure.is_none() && parts.is_none() && first.len() == second.len() {
+        return None;
+    }
+    let node = parts.and_then(|(a, b)| (0..a.len() - 1).find(|i| a.get(*i) != b.get(*i)));
+    let place = node.map_or_else(|| "in its course".to_owned(), |node| format!("at machine {node}"));
+    let what = format!(
+        "NOT DETERMINISTIC: two runs of this seed differ {place}: a task there reads real time, real \
+         randomness, or the order of a hash map"
+    );
+    Some(Failure { at: Duration::ZERO, node: node.map(|n| n as u32), what })
+}
+
+/// Runs `test` once, and keeps what its worlds with tasks did.
+fn watched(test: &impl Fn(Sim) -> Result<(), Failure>, seed: u64) -> (Option<Failure>, Vec<Vec<u64>>) {
+    RUN.with_borrow_mut(|run| run.lived = Some(Vec::new()));
+    let failure = once(test, seed, None);
+    (failure, RUN.with_borrow_mut(|run| run.lived.take()).unwrap_or_default())
 }
 
 /// One run of a test.
@@ -87,6 +130,16 @@ impl Sim {
     /// An empty world of this seed.
     pub fn world(&self) -> World {
         World::new(self.config())
+    }
+
+    /// An asynchronous application on every machine of a topology.
+    pub fn fleet<A: 'static>(&self, topology: Topology) -> Fleet<A> {
+        Fleet::new(*self, topology, self.world())
+    }
+
+    /// The same with other settings of the world: links, ciphers.
+    pub fn fleet_with<A: 'static>(&self, topology: Topology, config: WorldConfig) -> Fleet<A> {
+        Fleet::new(*self, topology, World::new(config))
     }
 
     /// The faults of this run: those that the seed draws from `swarm`, or those that are replayed or
@@ -154,7 +207,7 @@ fn words(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default()
 }
 
-/// Runs `test` once per seed, `default_runs` seeds unless the environment says otherwise. A failure
+/// Runs `test` once per seed (the first twice if it has tasks: both runs must be the same), `default_runs` seeds unless the environment says otherwise. A failure
 /// or a panic prints one line that repeats it, leaves a folder that explains it, and fails the test.
 ///
 /// # Panics
@@ -176,8 +229,15 @@ pub fn check(name: &str, default_runs: u64, test: impl Fn(Sim) -> Result<(), Fai
     if let (Some(_), None) = (base, single) {
         eprintln!("{name}: seeds {} to {}", seeds.start, seeds.end.saturating_sub(1));
     }
-    for seed in seeds {
-        if let Some(failure) = once(&test, seed, None) {
+    for (n, seed) in seeds.enumerate() {
+        // Applications may read the machine without knowing: the first seed is lived twice.
+        let failure = if n == 0 {
+            let (failure, lived) = watched(&test, seed);
+            failure.or_else(|| twice(&test, seed, &lived))
+        } else {
+            once(&test, seed, None)
+        };
+        if let Some(failure) = failure {
             let plan = RUN.with_borrow(|run| run.used.clone());
             explain(name, seed, plan, &failure, &test);
         }

@@ -5,9 +5,11 @@
 //! the world's links, timers to its queue of events. A wake that comes from another thread would make
 //! the run depend on the machine's scheduler: it fails the run and names the task.
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -121,8 +123,8 @@ impl Wake for TaskWaker {
 
 /// What running the ready tasks left for the world to do.
 pub(crate) struct Ran {
-    /// Task numbers in the order in which they ran, for the trace.
-    pub polled: Vec<u64>,
+    /// Tasks in the order in which they ran, with their machines, for the trace.
+    pub polled: Vec<(u64, u32)>,
     pub outbox: Vec<Outgoing>,
     pub bound: Vec<(SocketAddr, Option<u32>)>,
     /// World time of the first timer.
@@ -144,12 +146,14 @@ impl Exec {
         let Some(task) = tasks.get_mut(&id) else { return };
         if thread::current().id() != self.home {
             let what = format!(
-                "task `{}` was woken by thread {:?}, which is not the simulator's: something in it uses real \
+                "task `{}` of machine {} was woken by thread {:?}, which is not the simulator's: something in it uses real \
                  threads, real time or real sockets",
                 task.name,
+                task.host,
                 thread::current().name().unwrap_or("without a name")
             );
-            state.failure.get_or_insert((None, what.clone()));
+            let host = task.host;
+            state.failure.get_or_insert((Some(host), what.clone()));
             drop(state);
             panic!("{what}");
         }
@@ -191,7 +195,7 @@ impl Exec {
             task.queued = false;
             let (waker, name, host) = (task.waker.clone(), task.name, task.host);
             let Some(mut future) = task.future.take() else { continue };
-            polled.push(id);
+            polled.push((id, host));
             if polled.len() as u64 > MAX_POLLS {
                 let what = format!("livelock: tasks never wait; the last one is `{name}`");
                 state.failure.get_or_insert((Some(host), what));
@@ -199,7 +203,8 @@ impl Exec {
             }
             drop(state);
             // Polled without the lock: tasks use timers, sockets and spawn.
-            let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+            let poll = || future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+            let done = catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|panic| named(name, host, panic));
             if done {
                 self.state().tasks.remove(&id);
                 drop(future);
@@ -307,6 +312,15 @@ impl Exec {
         let n = state.draws.entry(host).or_default();
         *n += 1;
         bytes32(self.seed, Domain::Entropy, u64::from(host), *n)
+    }
+}
+
+/// Lets a panic go on, with the name of the task that it happened in.
+fn named(name: &str, host: u32, panic: Box<dyn Any + Send>) -> ! {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    match text.or_else(|| panic.downcast_ref::<&str>().copied()) {
+        Some(text) => resume_unwind(Box::new(format!("task `{name}` of machine {host}: {text}"))),
+        None => resume_unwind(panic),
     }
 }
 

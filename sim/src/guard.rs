@@ -1,6 +1,5 @@
 //! What a node may never do, seen from outside: the checks that need nothing but its datagrams.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// First byte of a data packet.
@@ -9,29 +8,72 @@ const DATA: u8 = 5;
 /// Watches one life of one node.
 #[derive(Debug, Default)]
 pub struct Guard {
-    /// Highest counter sent under each (address, receiver index).
-    counters: BTreeMap<(SocketAddr, u32), u64>,
-    remotes: BTreeMap<SocketAddr, Remote>,
+    /// Sorted by `key`, then address. No maps: this is looked at for every datagram.
+    remotes: Vec<Remote>,
     /// Addresses where something reached an honest node that has not been heard of since, and which.
     reached: Vec<(SocketAddr, u32)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Remote {
+    /// The address as a number, which compares faster; one of IPv6 shares it with others.
+    key: u64,
+    addr: SocketAddr,
     trusted: bool,
     got: u64,
     sent: u64,
+    /// Highest counter sent under each receiver index, the latest index last.
+    counters: Vec<(u32, u64)>,
+}
+
+const fn key(addr: &SocketAddr) -> u64 {
+    match addr {
+        SocketAddr::V4(v4) => (v4.ip().to_bits() as u64) << 16 | v4.port() as u64,
+        SocketAddr::V6(v6) => (v6.ip().to_bits() as u64) << 16 | v6.port() as u64,
+    }
+}
+
+impl Remote {
+    fn count(&mut self, index: u32, counter: u64) -> Result<(), String> {
+        match self.counters.iter_mut().rev().find(|(known, _)| *known == index) {
+            Some((_, last)) if *last >= counter => {
+                Err(format!("counter {counter} after {last} under the key of {index} at {}", self.addr))
+            }
+            Some((_, last)) => {
+                *last = counter;
+                Ok(())
+            }
+            None => {
+                self.counters.push((index, counter));
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Guard {
+    fn of(&mut self, addr: SocketAddr) -> &mut Remote {
+        let key = key(&addr);
+        let order = |remote: &Remote| remote.key.cmp(&key).then_with(|| remote.addr.cmp(&addr));
+        let place = match self.remotes.binary_search_by(order) {
+            Ok(place) => place,
+            Err(place) => {
+                let remote = Remote { key, addr, trusted: false, got: 0, sent: 0, counters: Vec::new() };
+                self.remotes.insert(place, remote);
+                place
+            }
+        };
+        &mut self.remotes[place]
+    }
+
     /// The node dialled this address, or says that it is proven.
     pub fn trust(&mut self, addr: SocketAddr) {
-        self.remotes.entry(addr).or_default().trusted = true;
+        self.of(addr).trusted = true;
     }
 
     /// What the node sent to this address reached an honest node there.
     pub fn reached(&mut self, addr: SocketAddr, who: u32) {
-        if !self.remotes.entry(addr).or_default().trusted && !self.reached.contains(&(addr, who)) {
+        if !self.of(addr).trusted && !self.reached.contains(&(addr, who)) {
             self.reached.push((addr, who));
         }
     }
@@ -39,16 +81,19 @@ impl Guard {
     /// A datagram from `addr` reached the node; the honest node `who` sent it, if one did. That proves
     /// every address at which it was reached before, wherever it sends from now: it may have moved.
     pub fn got(&mut self, addr: SocketAddr, len: usize, who: Option<u32>) {
-        self.remotes.entry(addr).or_default().got += len as u64;
+        self.of(addr).got += len as u64;
+        if self.reached.is_empty() {
+            return;
+        }
         let proven: Vec<_> = self.reached.extract_if(.., |(_, reached)| Some(*reached) == who).collect();
         for (addr, _) in proven {
-            self.remotes.entry(addr).or_default().trusted = true;
+            self.trust(addr);
         }
     }
 
     /// The node sends `data` to `addr`. An error says which rule that breaks.
     pub fn sent(&mut self, addr: SocketAddr, data: &[u8]) -> Result<(), String> {
-        let remote = self.remotes.entry(addr).or_default();
+        let remote = self.of(addr);
         remote.sent += data.len() as u64;
         if !remote.trusted && remote.sent > remote.got {
             let Remote { got, sent, .. } = remote;
@@ -61,12 +106,7 @@ impl Guard {
             let Some(counter) = rest.first_chunk::<8>().map(|c| u64::from_le_bytes(*c)) else {
                 return Err("a data packet without a counter".into());
             };
-            let key = (addr, u32::from_le_bytes([*i0, *i1, *i2, *i3]));
-            if let Some(last) = self.counters.insert(key, counter)
-                && last >= counter
-            {
-                return Err(format!("counter {counter} after {last} under the key of {key:?}"));
-            }
+            return remote.count(u32::from_le_bytes([*i0, *i1, *i2, *i3]), counter);
         }
         Ok(())
     }

@@ -7,6 +7,8 @@
 //!   applications that use tokio directly (L2).
 //! - [`check::check`]: one test over many seeds; a failure prints the line that repeats it.
 //!
+//! - [`fleet::Fleet`]: users' asynchronous applications, the whole SDK below them, one on every machine.
+//!
 //! The same seed gives the same trace hash in every process. `docs/SIMULATION.md` is the guide.
 #![forbid(unsafe_code)]
 
@@ -17,6 +19,7 @@ pub mod checkers;
 mod clock;
 pub mod disk;
 mod exec;
+pub mod fleet;
 mod guard;
 #[cfg(feature = "turmoil")]
 pub mod hosts;
@@ -38,6 +41,7 @@ pub mod world;
 pub use app::{App, Ctx};
 pub use check::{Sim, check, ensure};
 pub use checkers::Checker;
+pub use fleet::{Fleet, Seat, View};
 pub use net::{Burst, Fate, LinkConfig};
 pub use plan::{Core, Fault, Plan, Swarm};
 pub use topology::Topology;

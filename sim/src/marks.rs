@@ -92,6 +92,11 @@ pub fn so_far() -> Marks {
     HERE.with_borrow(Clone::clone)
 }
 
+/// Sets the counts of this thread back.
+pub(crate) fn put(marks: Marks) {
+    HERE.set(marks);
+}
+
 /// Takes the counts of this thread, which begin again at zero.
 pub fn take() -> Marks {
     HERE.take()

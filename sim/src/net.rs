@@ -3,7 +3,8 @@
 //! A [`Link`] is one direction. Its decisions about the n-th datagram offered to it are keyed by
 //! (seed, kind of fault, link, n), so they depend on nothing that other links do.
 
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
+use std::rc::Rc;
 
 use net_proto::path::Ecn;
 use net_proto::time::{Duration, nanos};
@@ -120,6 +121,30 @@ impl LinkConfig {
     }
 }
 
+/// A configuration that many links share until one of them is changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shared(Rc<LinkConfig>);
+
+impl From<LinkConfig> for Shared {
+    fn from(config: LinkConfig) -> Self {
+        Self(Rc::new(config))
+    }
+}
+
+impl Deref for Shared {
+    type Target = LinkConfig;
+
+    fn deref(&self) -> &LinkConfig {
+        &self.0
+    }
+}
+
+impl DerefMut for Shared {
+    fn deref_mut(&mut self) -> &mut LinkConfig {
+        Rc::make_mut(&mut self.0)
+    }
+}
+
 /// What links did to datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkStats {
@@ -199,7 +224,7 @@ pub struct Arrival {
 /// One direction of a connection between two places.
 pub struct Link {
     /// What it does. May be changed at any time.
-    pub config: LinkConfig,
+    pub config: Shared,
     /// What it did.
     pub stats: LinkStats,
     /// Decides before the link does.
@@ -213,9 +238,9 @@ pub struct Link {
 
 impl Link {
     /// A link whose decisions are keyed by `key`.
-    pub fn new(key: u64, config: LinkConfig) -> Self {
+    pub fn new(key: u64, config: impl Into<Shared>) -> Self {
         Self {
-            config,
+            config: config.into(),
             stats: LinkStats::default(),
             hook: None,
             key,
@@ -239,6 +264,8 @@ impl Link {
         self.stats.bytes += data.len() as u64;
         let key = self.key;
         let roll = |domain| draw(seed, domain, key, n);
+        // Most chances of most links are none, and need no draw.
+        let happens = |domain, ppm| ppm > 0 && chance(roll(domain), ppm);
         let fate = self.hook.as_mut().map_or(Fate::Pass, |hook| hook(n, data));
         let c = &self.config;
         if c.cut {
@@ -254,16 +281,16 @@ impl Link {
                 self.bad = None;
             }
             let turn = if self.bad.is_some() { burst.leave } else { burst.enter };
-            if chance(roll(Domain::Burst), turn) {
+            if happens(Domain::Burst, turn) {
                 self.bad = if self.bad.is_some() { None } else { Some(now) };
             }
         }
         let bad = self.bad.is_some();
-        let burst_loss = bad && c.burst.is_some_and(|b| chance(roll(Domain::BurstLoss), b.loss));
+        let burst_loss = bad && c.burst.is_some_and(|b| happens(Domain::BurstLoss, b.loss));
         if fate == Fate::Drop
             || burst_loss
             || c.holes.iter().any(|hole| hole.contains(&n))
-            || chance(roll(Domain::Loss), c.loss)
+            || happens(Domain::Loss, c.loss)
         {
             self.stats.lost += 1;
             return [None; 2];
@@ -284,17 +311,21 @@ impl Link {
             leaves = self.busy_until.max(now) + (size * 8_000_000_000).div_ceil(rate.max(1));
             self.busy_until = leaves;
         }
-        if ecn != Ecn::NotEct && ecn != Ecn::Ce && chance(roll(Domain::Mark), c.mark) {
+        if ecn != Ecn::NotEct && ecn != Ecn::Ce && happens(Domain::Mark, c.mark) {
             ecn = Ecn::Ce;
             self.stats.marked += 1;
         }
         if c.bleach {
             ecn = Ecn::NotEct;
         }
-        let mut at = leaves + nanos(c.delay) + below(roll(Domain::Jitter), nanos(c.jitter) + 1);
+        let jitter = nanos(c.jitter);
+        let mut at = leaves + nanos(c.delay);
+        if jitter > 0 {
+            at += below(roll(Domain::Jitter), jitter + 1);
+        }
         let late = match fate {
             Fate::Late(by) => Some(nanos(by)),
-            _ if chance(roll(Domain::Reorder), c.reorder) => {
+            _ if happens(Domain::Reorder, c.reorder) => {
                 Some(1 + below(mixed(roll(Domain::Reorder)), nanos(c.reorder_by)))
             }
             _ => None,
@@ -309,16 +340,16 @@ impl Link {
             None => self.last_arrival = at,
         }
         let mut arrival = Arrival { at, ecn, flip: None, cut_to: None };
-        if !data.is_empty() && chance(roll(Domain::Corrupt), c.corrupt) {
+        if !data.is_empty() && happens(Domain::Corrupt, c.corrupt) {
             arrival.flip = Some(below(roll(Domain::CorruptBit), data.len() as u64 * 8) as usize);
             self.stats.corrupted += 1;
         }
-        if chance(roll(Domain::Truncate), c.truncate) {
+        if happens(Domain::Truncate, c.truncate) {
             arrival.cut_to = Some(below(roll(Domain::TruncateLength), data.len() as u64) as usize);
             self.stats.truncated += 1;
         }
         self.stats.delivered += 1;
-        let copy = fate == Fate::Twice || chance(roll(Domain::Duplicate), c.duplicate);
+        let copy = fate == Fate::Twice || happens(Domain::Duplicate, c.duplicate);
         if !copy {
             return [Some(arrival), None];
         }

@@ -24,17 +24,24 @@ impl CipherSuite for Null {
 
 struct NullKey(u64, u64);
 
-/// Folds bytes into `state`, eight at a time; the length is folded too.
+/// Both halves of a product, folded: every bit of both factors moves the result.
+pub(crate) const fn mum(a: u64, b: u64) -> u64 {
+    let product = a as u128 * b as u128;
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// Folds bytes into `state`, sixteen at a time; the length is folded too.
 pub(crate) fn fold(mut state: u64, bytes: &[u8]) -> u64 {
     const K: u64 = 0x9fb2_1c65_1e98_df25;
-    let mut chunks = bytes.chunks_exact(8);
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+    let mut chunks = bytes.chunks_exact(16);
     for chunk in &mut chunks {
-        let word = u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
-        state = (state ^ word).wrapping_mul(K).rotate_left(29);
+        state = mum(word(&chunk[..8]) ^ K, word(&chunk[8..]) ^ state);
     }
-    let mut last = [0; 8];
+    let mut last = [0; 16];
     last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    mix(state ^ u64::from_le_bytes(last) ^ (bytes.len() as u64).wrapping_mul(K))
+    let state = mum(word(&last[..8]) ^ K, word(&last[8..]) ^ state);
+    mix(state ^ (bytes.len() as u64).wrapping_mul(K))
 }
 
 impl NullKey {

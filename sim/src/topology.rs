@@ -96,7 +96,7 @@ impl Topology {
                         let far = world.link(a, b).config.delay * 10;
                         let config = LinkConfig {
                             delay: far.max(Duration::from_millis(1)),
-                            ..world.link(a, b).config.clone()
+                            ..LinkConfig::clone(&world.link(a, b).config)
                         };
                         world.set_links(a, b, &config);
                     }

@@ -134,6 +134,8 @@ pub struct Station {
     pub acquaintances: Vec<u32>,
     /// Dials again when a dial fails or an association ends, after this time.
     pub redial: Option<Duration>,
+    begin: Duration,
+    begun: bool,
     dialled: BTreeSet<u32>,
     carries: BTreeMap<(Peer, StreamId), u64>,
     answering: BTreeMap<(Peer, StreamId), Answering>,
@@ -165,6 +167,13 @@ impl Station {
     /// A station that dials these nodes and sends nothing.
     pub fn friend(of: impl IntoIterator<Item = u32>) -> Self {
         Self { acquaintances: of.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Does nothing before this time.
+    #[must_use]
+    pub const fn beginning_after(mut self, time: Duration) -> Self {
+        self.begin = time;
+        self
     }
 
     /// Whether every flow was acknowledged.
@@ -300,11 +309,19 @@ impl Station {
 
 impl App for Station {
     fn on_start(&mut self, cx: &mut Ctx<'_>) {
+        if self.begin > Duration::ZERO {
+            return cx.wake_in(self.begin);
+        }
+        self.begun = true;
         self.dial_all(cx);
         self.tick(cx);
     }
 
     fn on_timer(&mut self, cx: &mut Ctx<'_>) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.dial_all(cx);
+            return self.tick(cx);
+        }
         for index in 0..self.flows.len() {
             let (flow, sending) = &mut self.flows[index];
             if flow.every.is_some() && sending.stream.is_some() && sending.due < flow.messages {

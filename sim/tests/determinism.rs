@@ -40,6 +40,20 @@ fn two_processes_agree() {
     assert_ne!(first, run("8"));
 }
 
+/// A few of the seeds that `.ci/determinism` compares between debug and release builds.
+#[test]
+fn many_seeds_agree_in_two_processes() {
+    let run = || {
+        let world = Command::new(env!("CARGO_BIN_EXE_world")).args(["traces", "--seeds", "12"]).output();
+        let out = world.expect("the program runs");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let first = run();
+    assert_eq!(first.lines().count(), 14, "{first}");
+    assert_eq!(first, run());
+}
+
 #[test]
 fn a_mesh_of_twenty_gets_everything_through() {
     check("a_mesh_of_twenty_gets_everything_through", 2, |s| {
@@ -71,4 +85,39 @@ fn a_mesh_of_twenty_gets_everything_through() {
         }
         common::credit_is_back(&mut world)
     });
+}
+
+/// Which of two nodes is called first, when neither can know yet what the other does, changes nothing.
+#[test]
+fn node_by_node_is_the_same_run() {
+    let run = |seed: u64, by_node: bool| {
+        let link = LinkConfig {
+            jitter: 5 * MS,
+            duplicate: 10_000,
+            corrupt: 1_000,
+            ..LinkConfig::delay(20 * MS).with_loss(10_000)
+        };
+        let mut config = Sim::new(seed).config().link(link);
+        config.by_node = by_node;
+        let mut world = World::new(config);
+        for (i, neighbours) in regular(seed, 12, 4).into_iter().enumerate() {
+            let flows = neighbours.into_iter().map(|to| Flow {
+                every: (to % 2 == 0).then_some(100 * MS),
+                ..Flow::reliable((i as u64) << 32 | u64::from(to), to, 200, 300)
+            });
+            world.spawn(Station::sender(flows.collect::<Vec<_>>()));
+        }
+        world.at(secs(1), |w| w.partition(&[0, 1, 2], &[3, 4, 5, 6], true));
+        world.at(secs(2), |w| w.partition(&[0, 1, 2], &[3, 4, 5, 6], false));
+        world.at(2_500 * MS, |w| w.restart(7, Station::listener()));
+        world.at(3 * secs(1), |w| w.jump_clock(2, secs(1)));
+        // How the time is sliced changes nothing either.
+        for slice in [1, 7, 1_000, 2, 990, 2_000] {
+            world.run_for(slice * MS).unwrap();
+        }
+        (world.trace(), world.stats().arrived, world.stats().events)
+    };
+    for seed in 0..3 {
+        assert_eq!(run(seed, false), run(seed, true), "seed {seed}");
+    }
 }

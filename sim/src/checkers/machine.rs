@@ -147,6 +147,15 @@ impl Checker for BoundedMemory {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CreditReturned;
 
+impl CreditReturned {
+    fn judge(node: u32, leased: u64, peers: u64) -> Result<(), Broken> {
+        if leased > 0 && peers == 0 {
+            return Err(Broken::at(node, format!("has no association and still leases {leased} bytes")));
+        }
+        Ok(())
+    }
+}
+
 impl Checker for CreditReturned {
     fn name(&self) -> &'static str {
         "credit returned"
@@ -158,10 +167,7 @@ impl Checker for CreditReturned {
 
     fn see(&mut self, _at: Duration, seen: &Seen<'_>) -> Result<(), Broken> {
         match seen {
-            Seen::Worked { node, machine } if machine.leased() > 0 && machine.stats().peers == 0 => {
-                let leased = machine.leased();
-                Err(Broken::at(*node, format!("has no association and still leases {leased} bytes")))
-            }
+            Seen::Worked { node, machine } => Self::judge(*node, machine.leased(), machine.stats().peers),
             _ => Ok(()),
         }
     }
@@ -241,6 +247,7 @@ impl Checker for NoRoutingLoop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use net_proto::session::Violation;
     use net_proto::time::{Instant, Reason};
 
     #[test]
@@ -250,6 +257,54 @@ mod tests {
         assert_eq!((hop(1, 7), hop(2, 7), hop(1, 8), hop(3, 7)), (Ok(()), Ok(()), Ok(()), Ok(())));
         assert!(hop(1, 8).is_err(), "the same node twice");
         assert!(hop(4, 7).is_err(), "a fourth node");
+    }
+
+    #[test]
+    fn a_message_that_never_reached_the_ledger_is_noticed() {
+        let mut world = crate::Sim::new(1).world();
+        let node = world.spawn_bare();
+        let mut checker = LedgerBalances { every: 1, ..LedgerBalances::default() };
+        let worked = Seen::Worked { node, machine: world.node(node).unwrap() };
+        assert_eq!(checker.see(Duration::ZERO, &worked), Ok(()));
+        let mut chunk = Vec::new();
+        net_proto::stream::frame_message(&mut chunk, b"lost on the way to the node");
+        let (peer, stream) = (net_proto::lane::forge::peer(0, 1), net_proto::stream::StreamId(0));
+        let command = Command::Send { peer, stream, chunk };
+        checker.see(Duration::ZERO, &Seen::Command { node, command: &command }).unwrap();
+        let broken = checker.see(Duration::ZERO, &worked).unwrap_err();
+        assert!(broken.what.contains("1 messages were handed over"), "{broken:?}");
+    }
+
+    #[test]
+    fn a_node_that_may_grow_too_much_is_noticed() {
+        let mut world = crate::Sim::new(1).world();
+        let node = world.spawn_bare();
+        let worked = Seen::Worked { node, machine: world.node(node).unwrap() };
+        let judge =
+            |limit| BoundedMemory { every: 1, ..BoundedMemory::new(limit) }.see(Duration::ZERO, &worked);
+        let ceiling = world.node(node).unwrap().ceiling();
+        assert_eq!(judge(ceiling), Ok(()));
+        assert!(judge(ceiling - 1).is_err());
+    }
+
+    #[test]
+    fn a_lease_without_an_association_is_noticed() {
+        assert_eq!(CreditReturned::judge(3, 0, 0), Ok(()));
+        assert_eq!(CreditReturned::judge(3, 9, 1), Ok(()));
+        assert_eq!(CreditReturned::judge(3, 9, 0).unwrap_err().node, Some(3));
+    }
+
+    #[test]
+    fn an_accusation_is_noticed() {
+        let peer = net_proto::lane::forge::peer(0, 1);
+        let ends = |reason| {
+            let entity = net_proto::identity::Identity::from_seed(&[1; 32]).id();
+            let lost = net_proto::node::Lost::default();
+            let event = Event::Disconnected { peer, entity, reason, lost };
+            Honest.see(Duration::ZERO, &Seen::Event { node: 2, event: &event })
+        };
+        assert_eq!(ends(DownReason::Shutdown), Ok(()));
+        assert_eq!(ends(DownReason::Violation(Violation::Frame)).unwrap_err().node, Some(2));
     }
 
     #[test]

@@ -222,7 +222,7 @@ pub trait Checker {
 
 /// The checkers of a world, and its recorder.
 pub(crate) struct Watch {
-    checkers: Vec<Box<dyn Checker>>,
+    checkers: Vec<(Wants, Box<dyn Checker>)>,
     wants: Wants,
     record: Option<Rc<RefCell<Record>>>,
     pub broken: Option<Broken>,
@@ -235,8 +235,14 @@ impl Watch {
     }
 
     pub fn add(&mut self, checker: impl Checker + 'static) {
-        self.wants = self.wants | checker.wants();
-        self.checkers.push(Box::new(checker));
+        let wants = checker.wants();
+        self.wants = self.wants | wants;
+        self.checkers.push((wants, Box::new(checker)));
+    }
+
+    /// Whether what happens is kept.
+    pub const fn records(&self) -> bool {
+        self.record.is_some()
     }
 
     pub const fn wants(&self, what: Wants) -> bool {
@@ -258,8 +264,9 @@ impl Watch {
         if let Some(record) = &self.record {
             record.borrow_mut().see(at, seen);
         }
-        for checker in &mut self.checkers {
-            if checker.wants().has(seen.kind())
+        let kind = seen.kind();
+        for (wants, checker) in &mut self.checkers {
+            if wants.has(kind)
                 && let Err(broken) = checker.see(at, seen)
                 && self.broken.is_none()
             {
@@ -276,11 +283,11 @@ impl Watch {
         }
     }
 
-    pub fn take_checkers(&mut self) -> Vec<Box<dyn Checker>> {
+    pub fn take_checkers(&mut self) -> Vec<(Wants, Box<dyn Checker>)> {
         std::mem::take(&mut self.checkers)
     }
 
-    pub fn put_checkers(&mut self, checkers: Vec<Box<dyn Checker>>) {
+    pub fn put_checkers(&mut self, checkers: Vec<(Wants, Box<dyn Checker>)>) {
         self.checkers = checkers;
     }
 }

@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::checkers::Seen;
 use crate::keyed::{Domain, draw};
 use crate::marks::{self, State};
-use crate::net::LinkConfig;
+use crate::net::Shared;
 use crate::world::{Failure, World};
 
 type Respawn = Rc<dyn Fn(&mut World, u32)>;
@@ -54,7 +54,7 @@ pub(crate) struct Faults {
     active: BTreeMap<usize, (What, u64)>,
     count: usize,
     /// What links were before the first fault.
-    base: BTreeMap<usize, LinkConfig>,
+    base: BTreeMap<usize, Shared>,
     /// The first datagram of a link under a fault, by (fault, link).
     first: BTreeMap<(usize, usize), u64>,
     respawn: BTreeMap<u32, Respawn>,

@@ -16,7 +16,10 @@ impl World {
     /// Adds a machine without a node: tasks that are spawned on its runtime use the world's clock and
     /// links. This is where the SDK and asynchronous applications run.
     pub fn host(&mut self) -> u32 {
+        self.tasks = true;
+        self.by_node = false;
         let place = self.add_place(false);
+        self.places[place as usize].plain = false;
         // Its sockets have addresses, the machine alone has none.
         self.owners.remove(&default_addr(place));
         place
@@ -45,15 +48,17 @@ impl World {
         F: Future<Output = ()> + Send + 'static,
     {
         let runtime = self.runtime(host);
+        self.places[host as usize].powered = true;
         self.exec.spawn(host, "application", Box::pin(task(runtime)));
-        self.push(self.now, Kind::Tasks);
+        self.push(self.now, TASKS, Kind::Tasks);
         self.exec_at = Some(self.now);
     }
 
     /// Stops a machine as a power cut does: its tasks, sockets and unsynced writes are gone.
     pub fn crash_host(&mut self, host: u32) {
-        self.trace.numbers(&[self.now, u64::from(host), 0xdead]);
+        self.places[host as usize].chain.numbers(&[self.now, 0xdead]);
         self.watch.see(self.now(), &Seen::Stopped { node: host });
+        self.places[host as usize].powered = false;
         self.exec.crash(host);
         self.owners.retain(|_, owner| *owner != Owner::Host(host));
     }
@@ -65,8 +70,11 @@ impl World {
         }
         let Ran { polled, outbox, bound, next } = self.exec.run(self.now);
         if !polled.is_empty() {
-            self.trace.numbers(&[self.now, 8]);
-            self.trace.numbers(&polled);
+            self.chain.numbers(&[self.now, 8]);
+            for (id, host) in polled {
+                self.chain.numbers(&[id]);
+                self.places[host as usize].chain.numbers(&[self.now, 8]);
+            }
         }
         for (addr, host) in bound {
             match host {
@@ -76,8 +84,9 @@ impl World {
         }
         for out in outbox {
             self.stats.batches += 1;
-            self.trace.numbers(&[self.now, u64::from(out.place), 7]);
-            self.trace.bytes(&out.data);
+            let chain = &mut self.places[out.place as usize].chain;
+            chain.numbers(&[self.now, 7]);
+            chain.bytes(&out.data);
             for data in out.data.chunks(out.segment) {
                 self.stats.datagrams += 1;
                 self.stats.bytes += data.len() as u64;
@@ -88,7 +97,7 @@ impl World {
             let next = next.max(self.now + 1);
             if self.exec_at.is_none_or(|at| next < at) {
                 self.exec_at = Some(next);
-                self.push(next, Kind::Tasks);
+                self.push(next, TASKS, Kind::Tasks);
             }
         }
     }
@@ -101,6 +110,7 @@ impl World {
 
     pub(super) fn add_place(&mut self, bare: bool) -> u32 {
         let place = self.places.len() as u32;
+        assert!(place < MOST_PLACES, "a world has at most {MOST_PLACES} places");
         let addr = default_addr(place);
         self.owners.insert(addr, Owner::Node(place));
         let identity = Identity::from_seed(&bytes32(self.seed(), Domain::Identity, u64::from(place), 0));
@@ -123,6 +133,11 @@ impl World {
             app_timer: None,
             steps: 0,
             jobs: 0,
+            chain: Chain::new(u64::from(place)),
+            causes: 0,
+            packets: 0,
+            plain: true,
+            powered: false,
         });
         place
     }
@@ -150,13 +165,13 @@ impl World {
         p.dials = 0;
         let (life, entity) = (p.life, p.identity.id());
         self.watch.see(self.now(), &Seen::Started { node: place, life, entity });
-        self.push(self.now, Kind::Start { place, life });
+        self.push(self.now, place, Kind::Start(life));
     }
 
     /// Stops a node as a power cut does: nothing is said, everything in memory is gone.
     pub fn crash(&mut self, place: u32) {
-        self.trace.numbers(&[self.now, u64::from(place), 0xdead]);
         let p = &mut self.places[place as usize];
+        p.chain.numbers(&[self.now, 0xdead]);
         p.node = None;
         p.app = None;
         p.armed = None;
@@ -187,48 +202,80 @@ impl World {
         }
     }
 
-    pub(super) fn route(&mut self, from: u32, to: u32) -> usize {
-        if let Some(route) = self.route_of.get(&(from, to)) {
-            return *route;
+    /// The way from one node to another, if there is one yet.
+    pub(super) fn known_way(&self, from: u32, to: u32) -> Option<Way> {
+        let ways = self.ways.get(from as usize)?;
+        let place = ways.binary_search_by_key(&to, |(to, _)| *to).ok()?;
+        Some(ways[place].1)
+    }
+
+    pub(super) fn way(&mut self, from: u32, to: u32) -> Way {
+        if let Some(way) = self.known_way(from, to) {
+            return way;
         }
-        let link = self.links.len();
+        let way = Way::Link(self.links.len() as u32);
         let key = u64::from(from) << 32 | u64::from(to);
-        self.links.push(Link::new(key, self.config.link.clone()));
-        self.routes.push(vec![link]);
-        let route = self.routes.len() - 1;
-        self.route_of.insert((from, to), route);
+        self.links.push(Link::new(key, self.usual.clone()));
+        if self.ways.len() <= from as usize {
+            self.ways.resize_with(from as usize + 1, Vec::new);
+        }
+        let ways = &mut self.ways[from as usize];
+        let place = ways.partition_point(|(other, _)| *other < to);
+        ways.insert(place, (to, way));
         if self.faults.on_links() {
             self.refresh_link(from, to);
         }
-        route
+        way
+    }
+
+    /// The number of a link on a way, counted from 0.
+    pub(super) fn link_of(&self, way: Way, hop: u32) -> Option<usize> {
+        match way {
+            Way::Link(link) => (hop == 0).then_some(link as usize),
+            Way::Long(long) => self.long[long as usize].get(hop as usize).copied(),
+            Way::None => None,
+        }
     }
 
     /// The link that datagrams from one node to another pass (the first, if there are several).
+    ///
+    /// # Panics
+    ///
+    /// If [`World::set_route`] left no link between them.
     pub fn link(&mut self, from: u32, to: u32) -> &mut Link {
-        let route = self.route(from, to);
-        &mut self.links[self.routes[route][0]]
+        let way = self.way(from, to);
+        let link = self.link_of(way, 0).expect("a way has a link");
+        self.link_by_number(link)
     }
 
     /// Sets both directions between two nodes.
     pub fn set_links(&mut self, a: u32, b: u32, config: &LinkConfig) {
+        let config = Shared::from(config.clone());
         self.link(a, b).config = config.clone();
-        self.link(b, a).config = config.clone();
+        self.link(b, a).config = config;
     }
 
     /// Makes a link that several pairs can share. `key` must be unique among shared links.
     pub fn shared_link(&mut self, key: u32, config: LinkConfig) -> usize {
+        self.by_node = false;
         self.links.push(Link::new(u64::from(key) | 1 << 63, config));
         self.links.len() - 1
     }
 
     /// Sends datagrams from one node to another through these links, in order.
     pub fn set_route(&mut self, from: u32, to: u32, links: &[usize]) {
-        let route = self.route(from, to);
-        self.routes[route] = links.to_vec();
+        self.by_node = false;
+        let _ = self.way(from, to);
+        let way = Way::Long(self.long.len() as u32);
+        self.long.push(links.to_vec());
+        let ways = self.ways[from as usize].iter_mut();
+        ways.filter(|(other, _)| *other == to).for_each(|(_, known)| *known = way);
     }
 
     /// A link by the number that [`World::shared_link`] gave.
     pub fn link_by_number(&mut self, link: usize) -> &mut Link {
+        // Whoever asks may change it.
+        self.fastest = None;
         &mut self.links[link]
     }
 
@@ -244,7 +291,9 @@ impl World {
 
     /// Gives a node another address; what is on the way to the old one arrives nowhere.
     pub fn roam(&mut self, place: u32, addr: SocketAddr) {
+        self.by_node = false;
         let p = &mut self.places[place as usize];
+        p.plain = false;
         let visible = p.public.unwrap_or(p.addr);
         self.owners.remove(&visible);
         p.public = None;
@@ -255,7 +304,9 @@ impl World {
     /// Puts a node behind an address translation, or changes the address that it is seen under
     /// (a rebinding). The node itself notices nothing.
     pub fn rebind(&mut self, place: u32, public: SocketAddr) {
+        self.by_node = false;
         let p = &mut self.places[place as usize];
+        p.plain = false;
         let visible = p.public.unwrap_or(p.addr);
         self.owners.remove(&visible);
         p.public = Some(public);
@@ -266,6 +317,7 @@ impl World {
     /// copy from `addr` so that it arrives `lead` before the original. What is sent to it is passed on
     /// to the other side if `relay` is set, otherwise swallowed.
     pub fn copier(&mut self, a: u32, b: u32, addr: SocketAddr, lead: Duration, relay: bool) -> usize {
+        self.by_node = false;
         self.owners.insert(addr, Owner::Copier(self.copiers.len()));
         self.copiers.push(Copier {
             between: (a, b),
@@ -310,6 +362,8 @@ impl World {
     /// Does something at a time since the start of the world.
     pub fn at(&mut self, at: Duration, script: impl FnOnce(&mut World) + 'static) {
         let slot = self.scripts.put(Box::new(script));
-        self.push(nanos(at).max(self.now), Kind::Script(slot));
+        self.pending += 1;
+        self.plots += 1;
+        self.plot.push(Reverse((nanos(at).max(self.now), self.plots, slot)));
     }
 }

@@ -14,7 +14,7 @@ impl World {
     /// The run is over: asks every checker for its last word.
     pub fn at_end(&mut self) -> Result<(), Failure> {
         let mut checkers = self.watch.take_checkers();
-        for checker in &mut checkers {
+        for (_, checker) in &mut checkers {
             if let Err(Broken { node, what }) = checker.at_end(self) {
                 self.fail(node, format!("{}: {what}", checker.name()));
             }
@@ -42,13 +42,16 @@ impl World {
 
     /// Pairs of nodes that have a link by now, in order.
     pub(crate) fn joined(&self) -> Vec<(u32, u32)> {
-        self.route_of.keys().copied().collect()
+        let of = |(from, ways): (usize, &Vec<(u32, Way)>)| {
+            ways.iter().map(move |(to, _)| (from as u32, *to)).collect::<Vec<_>>()
+        };
+        self.ways.iter().enumerate().flat_map(of).collect()
     }
 
     /// The number of the first link from one node to another, and how many datagrams it was offered.
     pub(crate) fn link_number(&mut self, a: u32, b: u32) -> (usize, u64) {
-        let route = self.route(a, b);
-        let link = self.routes[route][0];
+        let way = self.way(a, b);
+        let link = self.link_of(way, 0).expect("a way has a link");
         (link, self.links[link].stats.offered)
     }
 
@@ -66,8 +69,8 @@ impl World {
     }
 
     pub(crate) fn fold(&mut self, numbers: &[u64]) {
-        self.trace.numbers(&[self.now]);
-        self.trace.numbers(numbers);
+        self.chain.numbers(&[self.now]);
+        self.chain.numbers(numbers);
     }
 
     /// A node's clock jumps ahead by some nanoseconds.
@@ -100,6 +103,7 @@ impl World {
 
     /// Makes an address translation with a public address of its own. Returns its number.
     pub fn nat(&mut self, config: NatConfig) -> usize {
+        self.by_node = false;
         let number = self.nats.len();
         let public = IpAddr::V4(Ipv4Addr::from(0xc612_0001 + number as u32));
         self.nats.push(Nat::new(self.seed() ^ number as u64, public, config));
@@ -109,7 +113,8 @@ impl World {
 
     /// Puts a node behind an address translation. Others cannot reach it before it sent something.
     pub fn behind(&mut self, place: u32, nat: usize) {
-        self.places[place as usize].nat = Some(nat);
+        let p = &mut self.places[place as usize];
+        (p.nat, p.plain) = (Some(nat), false);
     }
 
     /// The public address that a node behind a translation used last.
@@ -120,6 +125,7 @@ impl World {
 
     /// Gives a node one more address; what is sent to it arrives, and is answered from it.
     pub fn also_at(&mut self, place: u32, addr: SocketAddr) {
+        self.by_node = false;
         self.places[place as usize].also.push(addr);
         self.owners.insert(addr, Owner::Node(place));
     }

@@ -32,17 +32,23 @@ use crate::clock::Clock;
 use crate::exec::{Exec, HostRuntime, Ran};
 use crate::keyed::{Domain, below, bytes32, chance, draw};
 use crate::nat::Nat;
-use crate::net::{Link, LinkConfig, LinkStats};
+use crate::net::{Link, LinkConfig, LinkStats, Shared};
 use crate::null::Null;
 use crate::plan::Faults;
-use crate::trace::Trace;
+use crate::trace::{self, Chain};
 
-use queue::{Entry, Slab};
+use queue::{Entry, Kind, Queue, Slab};
 
 /// Nothing on a node's first clock reading is special, so clocks start here by default.
 const CLOCK_START: u64 = 1_000_000_000;
 /// GSO batches that a node may send at one instant; more is no protocol.
 const MAX_BATCHES: u32 = 20_000;
+/// Address of the first node; the others follow.
+const FIRST_ADDR: u32 = 0x0a00_0001;
+/// More places than this would have addresses of others, and need more bits in the order of packets.
+const MOST_PLACES: u32 = 1 << 22;
+/// Stands for all machines with tasks in the queue.
+const TASKS: u32 = u32::MAX;
 /// Port of every node.
 const PORT: u16 = 7_000;
 
@@ -62,6 +68,12 @@ pub struct WorldConfig {
     pub max_events_per_second: u64,
     /// `invariants()` of a node is called after one step in so many; 1 is after each.
     pub invariants_every: u32,
+    /// Calls node after node, each for as long as none can learn what another did meanwhile: the
+    /// shortest delay of any link. Large worlds are faster by far, as a node's memory is read once for
+    /// all that it has to do. Traces are the same; checkers see what two nodes do within that time node
+    /// by node. Where it cannot be (tasks, address translations, moved nodes, shared links, records) it
+    /// is not done.
+    pub by_node: bool,
     /// A job takes a time drawn from this range.
     pub job_time: (Duration, Duration),
     /// No datagram may contain these bytes. Checked with real ciphers only.
@@ -79,6 +91,7 @@ impl WorldConfig {
             real_ciphers: false,
             max_events_per_second: 20_000_000,
             invariants_every: 1,
+            by_node: false,
             job_time: (Duration::from_micros(20), Duration::from_micros(300)),
             marker: None,
             tune: Rc::new(|_, _| {}),
@@ -183,6 +196,15 @@ struct Place {
     app_timer: Option<u64>,
     steps: u64,
     jobs: u64,
+    /// What happened here.
+    chain: Chain,
+    /// Events that it caused for itself, and packets that it sent: they order what is due at one instant.
+    causes: u64,
+    packets: u64,
+    /// Whether others reach it at its first address, and nothing lies between.
+    plain: bool,
+    /// Whether a machine's tasks run.
+    powered: bool,
 }
 
 struct Packet {
@@ -195,18 +217,17 @@ struct Packet {
     dst: SocketAddr,
     ecn: Ecn,
     to: u32,
-    route: usize,
-    hop: usize,
+    way: Way,
+    hop: u32,
 }
 
-enum Kind {
-    Packet(usize),
-    Wake(u32),
-    Job { place: u32, life: u32, slot: usize },
-    Start { place: u32, life: u32 },
-    AppTimer(u32),
-    Tasks,
-    Script(usize),
+/// The links between two nodes: one, or a list of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Link(u32),
+    Long(u32),
+    /// Packets of attackers: no link at all.
+    None,
 }
 
 type Script = Box<dyn FnOnce(&mut World)>;
@@ -215,27 +236,41 @@ type Script = Box<dyn FnOnce(&mut World)>;
 pub struct World {
     config: WorldConfig,
     now: u64,
-    seq: u64,
-    queue: BinaryHeap<Reverse<Entry>>,
+    queue: Queue,
+    /// What the test does, by time and order of asking.
+    plot: BinaryHeap<Reverse<(u64, u64, u32)>>,
+    plots: u64,
     /// Events in the queue that are not wake-ups of nodes.
     pending: usize,
     places: Vec<Place>,
     links: Vec<Link>,
-    routes: Vec<Vec<usize>>,
-    route_of: BTreeMap<(u32, u32), usize>,
+    /// What a link does that was given nothing else.
+    usual: Shared,
+    /// By node: the ways to others, sorted by their number. A test may make them before the nodes.
+    ways: Vec<Vec<(u32, Way)>>,
+    /// Ways of several links, or of none.
+    long: Vec<Vec<usize>>,
+    /// No link is faster than this, in nanoseconds; `None` if links may have changed.
+    fastest: Option<u64>,
+    /// Whether nodes may be called out of turn.
+    by_node: bool,
     owners: BTreeMap<SocketAddr, Owner>,
     copiers: Vec<Copier>,
     outsiders: Vec<(SocketAddr, Vec<Vec<u8>>)>,
     packets: Slab<Packet>,
-    jobs: Slab<(Ticket, JobDone)>,
+    /// With the life of the node that started them.
+    jobs: Slab<(u32, Ticket, JobDone)>,
     scripts: Slab<Script>,
     buffers: Vec<Vec<u8>>,
     out: Vec<u8>,
     scratch: Vec<u8>,
-    trace: Trace,
+    /// What happened at no place in particular.
+    chain: Chain,
     stats: Stats,
     second: (u64, u64),
     exec: Arc<Exec>,
+    /// Whether any machine has tasks.
+    tasks: bool,
     /// When tasks are to run next.
     exec_at: Option<u64>,
     failure: Option<Failure>,
@@ -261,15 +296,20 @@ impl World {
             faults: Faults::default(),
             exec: Exec::new(config.seed),
             exec_at: None,
+            tasks: false,
+            by_node: config.by_node,
+            usual: config.link.clone().into(),
             config,
             now: 0,
-            seq: 0,
-            queue: BinaryHeap::new(),
+            queue: Queue::new(),
+            plot: BinaryHeap::new(),
+            plots: 0,
             pending: 0,
             places: Vec::new(),
             links: Vec::new(),
-            routes: Vec::new(),
-            route_of: BTreeMap::new(),
+            ways: Vec::new(),
+            long: Vec::new(),
+            fastest: None,
             owners: BTreeMap::new(),
             copiers: Vec::new(),
             outsiders: Vec::new(),
@@ -279,7 +319,7 @@ impl World {
             buffers: Vec::new(),
             out: vec![0; 65_536],
             scratch: Vec::new(),
-            trace: Trace::default(),
+            chain: Chain::new(u64::MAX),
             stats: Stats::default(),
             second: (0, 0),
             failure: None,
@@ -298,9 +338,9 @@ impl World {
         Duration::from_nanos(self.now)
     }
 
-    /// The hash over everything that went into nodes and came out, in order.
-    pub const fn trace(&self) -> u64 {
-        self.trace.hash()
+    /// The hash over everything that went into nodes and came out, in order at each node.
+    pub fn trace(&self) -> u64 {
+        trace::all(self.places.iter().map(|place| place.chain).chain([self.chain]))
     }
 
     /// What happened.
@@ -327,8 +367,8 @@ impl World {
 
     /// Figures of the link from one node to another (the first, if there are several).
     pub fn stats_between(&self, from: u32, to: u32) -> LinkStats {
-        let route = self.route_of.get(&(from, to));
-        route.map_or_else(LinkStats::default, |route| self.links[self.routes[*route][0]].stats)
+        let way = self.known_way(from, to).and_then(|way| self.link_of(way, 0));
+        way.map_or_else(LinkStats::default, |link| self.links[link].stats)
     }
 
     /// A node, if it runs.
@@ -386,6 +426,16 @@ impl World {
         Instant::from_nanos(self.places[place as usize].local(self.now))
     }
 
+    pub(crate) const fn real_ciphers(&self) -> bool {
+        self.config.real_ciphers
+    }
+
+    /// Whether a node or a machine runs.
+    pub fn is_up(&self, place: u32) -> bool {
+        let p = &self.places[place as usize];
+        p.node.is_some() || p.powered
+    }
+
     // --- running
 
     /// Notes a broken promise; the first one ends the run.
@@ -396,13 +446,18 @@ impl World {
 
     /// The first broken promise, if there is one.
     fn outcome(&mut self) -> Result<(), Failure> {
-        if let Some((node, what)) = self.exec.failure() {
+        if self.tasks
+            && let Some((node, what)) = self.exec.failure()
+        {
             self.fail(node, what);
         }
         if let Some(broken) = self.watch.broken.take() {
             self.fail(broken.node, broken.what);
         }
-        self.failure.clone().map_or(Ok(()), Err)
+        match &self.failure {
+            None => Ok(()),
+            Some(failure) => Err(failure.clone()),
+        }
     }
 
     /// Gives a command to a node and lets it work.
@@ -415,7 +470,10 @@ impl World {
     pub fn run_for(&mut self, time: Duration) -> Result<(), Failure> {
         let end = self.now + nanos(time);
         while self.peek().is_some_and(|at| at <= end) {
-            self.step()?;
+            match self.window(end + 1) {
+                Some(until) => self.run_window(until)?,
+                None => self.step()?,
+            }
         }
         self.now = end;
         self.outcome()
@@ -474,46 +532,143 @@ impl World {
         self.pending == 0 && self.places.iter().all(|p| p.armed.is_none_or(|(_, reason)| slow(reason)))
     }
 
-    fn peek(&self) -> Option<u64> {
-        self.queue.peek().map(|Reverse(entry)| entry.at)
+    /// When something happens next.
+    fn peek(&mut self) -> Option<u64> {
+        let plot = self.plot.peek().map(|Reverse((at, ..))| *at);
+        let entry = self.queue.peek().map(|entry| entry.at);
+        [plot, entry].into_iter().flatten().min()
     }
 
-    fn push(&mut self, at: u64, kind: Kind) {
-        self.pending += usize::from(!matches!(kind, Kind::Wake(_)));
-        self.seq += 1;
-        self.queue.push(Reverse(Entry { at, seq: self.seq, kind }));
+    /// Something of its own happens to a place.
+    fn push(&mut self, at: u64, place: u32, kind: Kind) {
+        self.pending += usize::from(kind != Kind::Wake);
+        let tie = match self.places.get_mut(place as usize) {
+            Some(p) => {
+                p.causes += 1;
+                p.causes
+            }
+            None => 0,
+        };
+        self.enter(Entry { at, place, tie, kind });
+    }
+
+    /// A packet comes to a place, or to a link on the way there.
+    fn push_packet(&mut self, at: u64, packet: Packet) {
+        self.pending += 1;
+        // After what the place itself does, in the order of the senders' numbers.
+        let tie = match packet.from {
+            Some(from) => {
+                let p = &mut self.places[from as usize];
+                p.packets += 1;
+                1 << 63 | u64::from(from) << 40 | p.packets
+            }
+            None => {
+                self.plots += 1;
+                u64::MAX << 40 | self.plots
+            }
+        };
+        let place = packet.to;
+        let kind = Kind::Packet(self.packets.put(packet));
+        self.enter(Entry { at, place, tie, kind });
+    }
+
+    fn enter(&mut self, entry: Entry) {
+        if !self.queue.push(entry) {
+            self.fail(Some(entry.place), "internal: called ahead of what another node did");
+        }
+    }
+
+    /// Until when nodes may be called one after the other, if for a while.
+    fn window(&mut self, end: u64) -> Option<u64> {
+        if !self.by_node || self.watch.records() {
+            return None;
+        }
+        let first = self.queue.peek()?.at;
+        let plot = self.plot.peek().map_or(u64::MAX, |Reverse((at, ..))| *at);
+        let fastest = match self.fastest {
+            Some(fastest) => fastest,
+            None => {
+                let delays = self.links.iter().map(|link| &link.config).chain([&self.usual]);
+                let least = delays.map(|config| nanos(config.delay)).min().unwrap_or(0);
+                *self.fastest.insert(least)
+            }
+        };
+        // Rates are limited by the second.
+        let second = (first / 1_000_000_000 + 1) * 1_000_000_000;
+        let until = end.min(plot).min(second).min(first.saturating_add(fastest));
+        (until > first + 1_000_000).then_some(until)
+    }
+
+    /// Does everything before `until`, node by node.
+    fn run_window(&mut self, until: u64) -> Result<(), Failure> {
+        self.queue.open(until);
+        while let Some(entry) = self.queue.pop() {
+            self.happen(entry);
+            if self.failure.is_some() || self.watch.broken.is_some() {
+                self.queue.close();
+                break;
+            }
+        }
+        self.outcome()
     }
 
     /// Takes one event.
     pub fn step(&mut self) -> Result<(), Failure> {
-        let Some(Reverse(Entry { at, kind, .. })) = self.queue.pop() else { return Ok(()) };
-        self.pending -= usize::from(!matches!(kind, Kind::Wake(_)));
+        let due = self.queue.peek().map_or(u64::MAX, |entry| entry.at);
+        match self.plot.peek() {
+            // What the test does at an instant comes first.
+            Some(Reverse((at, _, slot))) if *at <= due => {
+                let (at, slot) = (*at, *slot);
+                self.plot.pop();
+                self.pending -= 1;
+                self.now = at;
+                self.stats.events += 1;
+                self.watch_rate();
+                let script = self.scripts.take(slot);
+                script(self);
+            }
+            _ => {
+                let Some(entry) = self.queue.pop() else { return Ok(()) };
+                self.happen(entry);
+            }
+        }
+        if self.tasks && self.exec.has_work() {
+            self.run_tasks();
+        }
+        if self.watch.records() {
+            self.watch.point(self.now, self.trace());
+        }
+        self.outcome()
+    }
+
+    fn happen(&mut self, Entry { at, place, kind, .. }: Entry) {
+        self.pending -= usize::from(kind != Kind::Wake);
         self.now = at;
         self.stats.events += 1;
         self.watch_rate();
         match kind {
             Kind::Packet(slot) => self.travel(slot),
-            Kind::Wake(place) => {
+            Kind::Wake => {
                 if self.places[place as usize].armed.is_some_and(|(armed, _)| armed == at) {
                     self.places[place as usize].armed = None;
                     self.wake(place);
                 }
             }
-            Kind::Job { place, life, slot } => {
-                let (ticket, done) = self.jobs.take(slot);
+            Kind::Job(slot) => {
+                let (life, ticket, done) = self.jobs.take(slot);
                 if self.places[place as usize].life == life {
                     self.stats.jobs += 1;
                     self.input(place, Input::Job(ticket, done));
                     self.settle(place);
                 }
             }
-            Kind::Start { place, life } => {
+            Kind::Start(life) => {
                 if self.places[place as usize].life == life {
                     self.call_app(place, |app, cx| app.on_start(cx));
                     self.settle(place);
                 }
             }
-            Kind::AppTimer(place) => {
+            Kind::AppTimer => {
                 if self.places[place as usize].app_timer == Some(at) {
                     self.places[place as usize].app_timer = None;
                     self.call_app(place, |app, cx| app.on_timer(cx));
@@ -521,16 +676,7 @@ impl World {
                 }
             }
             Kind::Tasks => self.run_tasks(),
-            Kind::Script(slot) => {
-                let script = self.scripts.take(slot);
-                script(self);
-            }
         }
-        if self.exec.has_work() {
-            self.run_tasks();
-        }
-        self.watch.point(self.now, self.trace.hash());
-        self.outcome()
     }
 
     /// The node is called only if its deadline has come; one that moved is armed again.
@@ -569,7 +715,7 @@ impl World {
     pub(crate) fn app_timer(&mut self, place: u32, after: Duration) {
         let at = self.now + nanos(after);
         self.places[place as usize].app_timer = Some(at);
-        self.push(at, Kind::AppTimer(place));
+        self.push(at, place, Kind::AppTimer);
     }
 
     /// Every input of every node passes here.
@@ -577,25 +723,23 @@ impl World {
         let p = &mut self.places[place as usize];
         let now = Instant::from_nanos(p.local(self.now));
         let Some(node) = &mut p.node else { return };
-        let head = |kind| [self.now, u64::from(place), kind];
         match &input {
             Input::Datagram { path, ecn, data } => {
-                self.trace.numbers(&head(1));
-                self.trace.numbers(&[u64::from(*ecn as u8), path_number(path)]);
-                self.trace.bytes(data);
+                p.chain.numbers(&[self.now, 1 | (*ecn as u64) << 8, path_number(path)]);
+                p.chain.bytes(data);
             }
-            Input::Timeout => self.trace.numbers(&head(2)),
-            Input::Job(ticket, _) => self.trace.numbers(&[self.now, u64::from(place), 3, ticket.0]),
+            Input::Timeout => p.chain.numbers(&[self.now, 2]),
+            Input::Job(ticket, _) => p.chain.numbers(&[self.now, 3, ticket.0]),
             Input::Command(command) => {
-                self.trace.numbers(&head(4));
+                p.chain.numbers(&[self.now, 4]);
                 self.scratch.clear();
                 let bytes = postcard::to_extend(command, std::mem::take(&mut self.scratch));
                 self.scratch = bytes.expect("a command serialises");
-                self.trace.bytes(&self.scratch);
+                p.chain.bytes(&self.scratch);
                 p.dials += u32::from(matches!(command, Command::Dial { .. }));
                 self.watch.see(Duration::from_nanos(self.now), &Seen::Command { node: place, command });
             }
-            _ => self.trace.numbers(&head(5)),
+            _ => p.chain.numbers(&[self.now, 5]),
         }
         node.handle(now, input);
     }
@@ -669,7 +813,7 @@ impl World {
         let wake = p.world_time(at).max(self.now + 1);
         if p.armed.is_none_or(|(armed, _)| wake < armed) {
             p.armed = Some((wake, reason));
-            self.push(wake, Kind::Wake(place));
+            self.push(wake, place, Kind::Wake);
         } else if let Some((_, of)) = &mut p.armed {
             // The wake-up that stands may be early; what it is for must be right for `drive`.
             *of = reason;
@@ -682,25 +826,24 @@ impl World {
         let (low, high) = self.config.job_time;
         let spread = nanos(high).saturating_sub(nanos(low)) + 1;
         let took = nanos(low) + below(draw(self.config.seed, Domain::Job, u64::from(place), p.jobs), spread);
-        let life = p.life;
-        let slot = self.jobs.put((ticket, done));
-        self.push(self.now + took, Kind::Job { place, life, slot });
+        let slot = self.jobs.put((p.life, ticket, done));
+        self.push(self.now + took, place, Kind::Job(slot));
     }
 
     fn event(&mut self, place: u32, event: Event) {
-        self.trace.numbers(&[self.now, u64::from(place), 6]);
+        let p = &mut self.places[place as usize];
+        p.chain.numbers(&[self.now, 6]);
         self.scratch.clear();
         let bytes = postcard::to_extend(&event, std::mem::take(&mut self.scratch));
         self.scratch = bytes.expect("an event serialises");
-        self.trace.bytes(&self.scratch);
+        p.chain.bytes(&self.scratch);
         if let Event::Connected { dial: Some(_), .. } | Event::DialFailed { .. } = &event {
-            let p = &mut self.places[place as usize];
             p.dials = p.dials.saturating_sub(1);
         }
         self.watch.see(self.now(), &Seen::Event { node: place, event: &event });
         if let Event::Connected { path, .. } | Event::PathChanged { path, .. } = &event
             && let Some(addr) = path.udp_addr()
-            && !matches!(self.owners.get(&addr), None | Some(Owner::Node(_) | Owner::Host(_)))
+            && !matches!(self.owner_of(&addr), None | Some(Owner::Node(_) | Owner::Host(_)))
         {
             self.fail(Some(place), format!("an attacker's address became the path: {event:?}"));
         }
@@ -714,6 +857,14 @@ impl World {
     /// Whether a keyed chance of `ppm` comes true for `n`; for scripts of tests.
     pub fn chance(&self, key: u64, n: u64, ppm: u32) -> bool {
         chance(draw(self.seed(), Domain::Plan, key, n), ppm)
+    }
+}
+
+impl Drop for World {
+    /// Tells the run what happened, so that it can be lived again and compared.
+    fn drop(&mut self) {
+        let chains = self.places.iter().map(|place| place.chain.hash());
+        crate::check::lived(self.tasks, || chains.chain([self.chain.hash()]).collect());
     }
 }
 
@@ -742,5 +893,36 @@ fn path_number(path: &Path) -> u64 {
 
 /// The address that a node has at first.
 pub fn default_addr(place: u32) -> SocketAddr {
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::from(0x0a00_0001 + place)), PORT)
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::from(FIRST_ADDR + place)), PORT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls itself again and again, a microsecond later.
+    struct Busy;
+
+    impl App for Busy {
+        fn on_start(&mut self, cx: &mut Ctx<'_>) {
+            cx.wake_in(Duration::from_micros(1));
+        }
+
+        fn on_event(&mut self, _: &mut Ctx<'_>, _: Event) {}
+
+        fn on_timer(&mut self, cx: &mut Ctx<'_>) {
+            self.on_start(cx);
+        }
+    }
+
+    #[test]
+    fn more_events_than_allowed_fail_the_run() {
+        let run = |limit| {
+            let mut world = World::new(WorldConfig { max_events_per_second: limit, ..WorldConfig::new(1) });
+            world.spawn(Busy);
+            world.run_for(Duration::from_millis(10))
+        };
+        assert_eq!(run(20_000), Ok(()));
+        assert!(run(5_000).unwrap_err().what.contains("livelock"));
+    }
 }

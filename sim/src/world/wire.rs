@@ -13,13 +13,8 @@ impl World {
             return self.fail(Some(place), format!("a transmit that cannot be: {transmit:?}"));
         }
         self.stats.batches += 1;
-        self.trace.numbers(&[
-            self.now,
-            u64::from(place),
-            7,
-            path_number(&transmit.path),
-            transmit.len as u64,
-        ]);
+        let chain = &mut self.places[place as usize].chain;
+        chain.numbers(&[self.now, 7, path_number(&transmit.path), transmit.len as u64]);
         for data in out[..transmit.len].chunks(segment) {
             self.stats.datagrams += 1;
             self.stats.bytes += data.len() as u64;
@@ -56,20 +51,16 @@ impl World {
                 }
             }
             Some(Owner::Node(to) | Owner::Host(to)) => {
-                let route = self.route(place, to);
+                let way = self.way(place, to);
                 let id = self.stats.datagrams;
-                let first = self.pass(Packet {
-                    id,
-                    from: Some(place),
-                    data: bytes,
-                    src,
-                    dst,
-                    ecn,
-                    to,
-                    route,
-                    hop: 0,
-                });
-                self.copy(place, to, dst, data, ecn, first);
+                let packet = Packet { id, from: Some(place), data: bytes, src, dst, ecn, to, way, hop: 0 };
+                match self.link_of(way, 0) {
+                    Some(link) => {
+                        let first = self.pass(packet, link);
+                        self.copy(place, to, dst, data, ecn, first);
+                    }
+                    None => self.push_packet(self.now, packet),
+                }
             }
         }
     }
@@ -105,22 +96,17 @@ impl World {
         ecn: Ecn,
         to: u32,
     ) {
-        let packet =
-            Packet { id: 0, from: None, data, src, dst, ecn, to, route: usize::MAX, hop: usize::MAX };
-        let slot = self.packets.put(packet);
-        self.push(at, Kind::Packet(slot));
+        self.push_packet(at, Packet { id: 0, from: None, data, src, dst, ecn, to, way: Way::None, hop: 0 });
     }
 
     /// A packet enters the link of its hop. Returns when the first copy comes out.
-    pub(super) fn pass(&mut self, mut packet: Packet) -> Option<u64> {
-        let link = self.routes[packet.route][packet.hop];
+    pub(super) fn pass(&mut self, mut packet: Packet, link: usize) -> Option<u64> {
         let arrivals = self.links[link].offer(self.config.seed, self.now, &mut packet.data, packet.ecn);
         packet.hop += 1;
         let first = arrivals[0].map(|a| a.at);
         if let [Some(_), Some(second)] = arrivals {
             let copy = Packet { data: packet.data.clone(), ecn: second.ecn, ..packet };
-            let slot = self.packets.put(copy);
-            self.push(second.at, Kind::Packet(slot));
+            self.push_packet(second.at, copy);
         }
         let Some(arrival) = arrivals[0] else {
             self.recycle(packet.data);
@@ -133,8 +119,7 @@ impl World {
         if let Some(len) = arrival.cut_to {
             packet.data.truncate(len);
         }
-        let slot = self.packets.put(packet);
-        self.push(arrival.at, Kind::Packet(slot));
+        self.push_packet(arrival.at, packet);
         first
     }
 
@@ -144,24 +129,21 @@ impl World {
         }
     }
 
-    pub(super) fn travel(&mut self, slot: usize) {
+    pub(super) fn travel(&mut self, slot: u32) {
         let packet = self.packets.take(slot);
-        if packet.hop < self.routes.get(packet.route).map_or(0, Vec::len) {
-            self.pass(packet);
+        if let Some(link) = self.link_of(packet.way, packet.hop) {
+            self.pass(packet, link);
             return;
         }
         let to = packet.to;
         self.arrive(packet);
         // What arrives at one instant is read in one batch, as GRO would hand it over.
         for _ in 0..63 {
-            let Some(Reverse(Entry { at, kind: Kind::Packet(next), .. })) = self.queue.peek() else { break };
-            let joins = self.packets.get(*next).is_some_and(|p| {
-                *at == self.now && p.to == to && p.hop >= self.routes.get(p.route).map_or(0, Vec::len)
-            });
-            if !joins {
+            let Some(Entry { at, place, kind: Kind::Packet(next), .. }) = self.queue.peek() else { break };
+            let arrives = |p: &Packet| self.link_of(p.way, p.hop).is_none();
+            if at != self.now || place != to || !self.packets.get(next).is_some_and(arrives) {
                 break;
             }
-            let next = *next;
             self.queue.pop();
             self.pending -= 1;
             self.stats.events += 1;
@@ -173,14 +155,16 @@ impl World {
 
     pub(super) fn arrive(&mut self, mut packet: Packet) {
         let index = packet.to as usize;
-        if self.owners.get(&packet.dst) == Some(&Owner::Host(packet.to)) {
+        let owner = self.owner_of(&packet.dst);
+        if owner == Some(Owner::Host(packet.to)) {
             self.stats.arrived += 1;
-            self.trace.numbers(&[self.now, u64::from(packet.to), 1, u64::from(packet.ecn as u8)]);
-            self.trace.bytes(&packet.data);
+            let chain = &mut self.places[index].chain;
+            chain.numbers(&[self.now, 1, packet.ecn as u64]);
+            chain.bytes(&packet.data);
             self.exec.deliver(packet.dst, packet.src, packet.ecn, &packet.data);
             return self.recycle(packet.data);
         }
-        let own = self.owners.get(&packet.dst) == Some(&Owner::Node(packet.to));
+        let own = owner == Some(Owner::Node(packet.to));
         if !(own || self.admitted(&packet)) || self.places[index].node.is_none() {
             self.stats.nowhere += 1;
             return self.recycle(packet.data);
@@ -201,12 +185,15 @@ impl World {
     /// The address that others see a node's datagram come from.
     fn source(&mut self, place: u32, path: &Path, dst: SocketAddr) -> SocketAddr {
         let p = &self.places[place as usize];
+        if p.plain && p.also.is_empty() {
+            return p.addr;
+        }
         let chosen = path.local.and_then(|ip| p.also.iter().find(|a| a.ip() == ip)).copied();
         if let Some(own) = chosen {
             return own;
         }
-        let neighbour = || match self.owners.get(&dst) {
-            Some(Owner::Node(to)) => self.places[*to as usize].nat == p.nat,
+        let neighbour = || match self.owner_of(&dst) {
+            Some(Owner::Node(to)) => self.places[to as usize].nat == p.nat,
             _ => false,
         };
         match p.nat {
@@ -218,17 +205,29 @@ impl World {
         }
     }
 
+    /// Who has an address.
+    pub(super) fn owner_of(&self, addr: &SocketAddr) -> Option<Owner> {
+        // Most nodes are where they were at first.
+        if let SocketAddr::V4(v4) = addr {
+            let place = u32::from(*v4.ip()).wrapping_sub(FIRST_ADDR);
+            if self.places.get(place as usize).is_some_and(|p| p.plain && p.addr == *addr) {
+                return Some(Owner::Node(place));
+            }
+        }
+        self.owners.get(addr).copied()
+    }
+
     /// Who gets what a node sends to an address.
     fn owner(&self, place: u32, dst: SocketAddr) -> Option<Owner> {
         let mine = self.places[place as usize].nat;
-        match self.owners.get(&dst) {
+        match self.owner_of(&dst) {
             // An inside address means something only behind the same translation.
             Some(Owner::Node(to)) => {
-                let p = &self.places[*to as usize];
+                let p = &self.places[to as usize];
                 let hidden = p.nat.is_some() && p.nat != mine && p.addr == dst;
-                (!hidden).then_some(Owner::Node(*to))
+                (!hidden).then_some(Owner::Node(to))
             }
-            Some(owner) => Some(*owner),
+            Some(owner) => Some(owner),
             None => {
                 let nat = *self.nat_of.get(&dst.ip())?;
                 let inside = self.nats[nat].leads_to(self.now, dst, mine == Some(nat))?;

@@ -36,8 +36,8 @@ pub fn mixed_flows(messages: u64) -> Vec<Flow> {
 pub fn two(mut world: World, flows: Vec<Flow>, there: &LinkConfig, back: &LinkConfig) -> World {
     let sender = world.spawn(Station::sender(flows));
     let listener = world.spawn(Station::listener());
-    world.link(sender, listener).config = there.clone();
-    world.link(listener, sender).config = back.clone();
+    world.link(sender, listener).config = there.clone().into();
+    world.link(listener, sender).config = back.clone().into();
     world
 }
 
