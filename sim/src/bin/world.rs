@@ -9,10 +9,9 @@ mod commands;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use net_sim::keyed::{Domain, draw};
-use net_sim::topology::regular;
-use net_sim::traffic::{Flow, Station};
-use net_sim::{Failure, LinkConfig, World, WorldConfig};
+use commands::workload::Ciphers;
+use net_sim::traffic::Station;
+use net_sim::{Failure, World};
 
 const USAGE: &str = "usage: world [--seed N] [--nodes N] [--seconds N] [--real-ciphers]";
 
@@ -55,27 +54,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let link = LinkConfig {
-        delay: Duration::from_millis(20),
-        jitter: Duration::from_millis(5),
-        loss: 10_000,
-        duplicate: 10_000,
-        corrupt: 1_000,
-        ..LinkConfig::default()
-    };
-    let mut config = WorldConfig::new(options.seed).link(link).tune(|_, node| {
-        node.session.keep_alive = Duration::from_millis(100);
-    });
-    config.real_ciphers = options.real_ciphers;
-    config.invariants_every = if options.nodes > 20 { 64 } else { 1 };
-    let mut world = World::new(config);
-    for (i, neighbours) in regular(options.seed, options.nodes, 8).into_iter().enumerate() {
-        let flows = neighbours.into_iter().map(|to| Flow {
-            every: Some(Duration::from_secs(1)),
-            ..Flow::reliable(draw(options.seed, Domain::Plan, i as u64, u64::from(to)), to, u64::MAX, 128)
-        });
-        world.spawn(Station::sender(flows.collect::<Vec<_>>()));
-    }
+    let ciphers = if options.real_ciphers { Ciphers::Portable } else { Ciphers::Null };
+    let mut world = commands::workload::bare(options.seed, options.nodes, ciphers);
     // The wall clock only measures the simulator; nothing in the world sees it.
     #[allow(clippy::disallowed_methods)]
     let start = std::time::Instant::now();

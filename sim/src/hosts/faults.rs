@@ -9,7 +9,7 @@ use super::Hosts;
 use super::net::Net;
 use crate::checkers::Seen;
 use crate::marks::{self, State};
-use crate::net::LinkConfig;
+use crate::net::Shared;
 use crate::plan::{Core, DiskFault, Fault, LinkFault, Plan, What};
 use crate::world::Failure;
 
@@ -19,7 +19,7 @@ pub(super) struct Faults {
     active: BTreeMap<usize, (What, u64)>,
     count: usize,
     /// What links were before the first fault.
-    base: BTreeMap<(u32, u32), LinkConfig>,
+    base: BTreeMap<(u32, u32), Shared>,
     /// The first datagram of a link under a fault.
     first: BTreeMap<(usize, (u32, u32)), u64>,
     /// Machines that a fault keeps down.

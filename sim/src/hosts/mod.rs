@@ -269,8 +269,8 @@ impl Hosts {
     /// Sets both directions between two machines.
     pub fn set_links(&mut self, a: u32, b: u32, config: &LinkConfig) {
         let mut net = self.net.borrow_mut();
-        net.link(a, b).config = config.clone();
-        net.link(b, a).config = config.clone();
+        net.link(a, b).config = config.clone().into();
+        net.link(b, a).config = config.clone().into();
     }
 
     /// Stops a machine as a power cut does: its tasks, sockets and unsynced writes are gone.

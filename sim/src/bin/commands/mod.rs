@@ -1,6 +1,10 @@
 //! What the program `world` does besides running one world: searching, replaying and shrinking plans,
 //! and trying the planted bugs.
 
+mod bench;
+mod campaign;
+pub mod workload;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,6 +13,9 @@ use net_sim::shrink::shrink;
 use net_sim::{Failure, Plan, marks, scenario};
 
 pub const USAGE: &str = "\
+       world bench [CASE..] [--seconds N] [--runs N] [--seed N] [--ciphers null|portable|ring] [--json]
+       world campaign [--runs N] [--from SEED] [--seconds N] [--faults N]
+       world traces [--seeds N] [--from SEED]
        world swarm [--scenario NAME] [--runs N] [--from SEED] [--nodes N] [--seconds N] [--faults N]
        world replay FILE
        world shrink FILE
@@ -18,6 +25,9 @@ pub const USAGE: &str = "\
 pub fn run(args: &[String]) -> Option<ExitCode> {
     let rest = args.get(1..).unwrap_or_default();
     let outcome = match args.first().map(String::as_str)? {
+        "bench" => bench::run(rest),
+        "campaign" => campaign::run(rest),
+        "traces" => campaign::traces(rest),
         "swarm" => swarm(rest),
         "replay" => replay(rest),
         "shrink" => smaller(rest),
