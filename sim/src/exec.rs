@@ -6,7 +6,7 @@
 //! the run depend on the machine's scheduler: it fails the run and names the task.
 
 use std::any::Any;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -75,13 +75,15 @@ struct Socket {
 #[derive(Default)]
 struct State {
     now: u64,
-    tasks: BTreeMap<u64, Task>,
+    /// Looked up only: the order of a hash map is nobody's business.
+    tasks: HashMap<u64, Task>,
     next_task: u64,
     ready: VecDeque<u64>,
     /// By world time and number of the timer.
     timers: BTreeMap<(u64, u64), Waker>,
     next_timer: u64,
-    sockets: BTreeMap<SocketAddr, Socket>,
+    /// The same.
+    sockets: HashMap<SocketAddr, Socket>,
     /// Addresses that were bound or given up since the world looked.
     bound: Vec<(SocketAddr, Option<u32>)>,
     next_port: BTreeMap<u32, u16>,
@@ -178,8 +180,13 @@ impl Exec {
         self.state().now = now;
         let due: Vec<Waker> = {
             let mut state = self.state();
-            let later = state.timers.split_off(&(now + 1, 0));
-            std::mem::replace(&mut state.timers, later).into_values().collect()
+            let mut due = Vec::new();
+            while let Some(first) = state.timers.first_entry()
+                && first.key().0 <= now
+            {
+                due.push(first.remove());
+            }
+            due
         };
         due.into_iter().for_each(Waker::wake);
         let mut polled = Vec::new();
@@ -252,8 +259,9 @@ impl Exec {
     pub(crate) fn crash(&self, host: u32) {
         let tasks: Vec<Task> = {
             let mut state = self.state();
-            let ids: Vec<u64> =
+            let mut ids: Vec<u64> =
                 state.tasks.iter().filter(|(_, t)| t.host == host).map(|(id, _)| *id).collect();
+            ids.sort_unstable();
             ids.iter().filter_map(|id| state.tasks.remove(id)).collect()
         };
         // Dropped without the lock: tasks own timers and sockets, which give themselves back.

@@ -89,6 +89,39 @@ pub(super) enum Outcome {
 }
 
 impl Job {
+    /// Names the job by all that its outcome depends on, so that a simulator may remember the outcome.
+    #[cfg(feature = "testing")]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hash = blake3::Hasher::new();
+        // Every part with its length: no two jobs are the same bytes.
+        let mut part = |bytes: &[u8]| {
+            hash.update(&(bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        let seed = match &self.0 {
+            Work::Initiate { seed, peer, payload } => {
+                [b"initiate".as_slice(), &peer.0, payload].into_iter().for_each(&mut part);
+                seed
+            }
+            Work::Read { seed, message } => {
+                [b"read".as_slice(), message].into_iter().for_each(&mut part);
+                seed
+            }
+            Work::Answer { noise: _, seed, message1, payload, cipher } => {
+                let cipher = [cipher.bit()];
+                [b"answer".as_slice(), message1, payload, &cipher].into_iter().for_each(&mut part);
+                seed
+            }
+            Work::Finish { noise: _, seed, peer, payload1, message } => {
+                [b"finish".as_slice(), &peer.0, payload1, message].into_iter().for_each(&mut part);
+                seed
+            }
+        };
+        let Seed { secret, ephemeral, psk0, psk2, prologue } = seed;
+        [&secret[..], ephemeral, psk0, psk2, prologue].into_iter().for_each(&mut part);
+        *hash.finalize().as_bytes()
+    }
+
     /// Does the work. Blocks for that long; never panics.
     pub fn run(self) -> JobDone {
         match self.0 {

@@ -7,12 +7,13 @@
 
 mod build;
 mod faulty;
+mod memo;
 mod queue;
 mod wire;
 
 use std::any::Any;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -254,7 +255,8 @@ pub struct World {
     fastest: Option<u64>,
     /// Whether nodes may be called out of turn.
     by_node: bool,
-    owners: BTreeMap<SocketAddr, Owner>,
+    /// Looked up only: the order of a hash map is nobody's business.
+    owners: HashMap<SocketAddr, Owner>,
     copiers: Vec<Copier>,
     outsiders: Vec<(SocketAddr, Vec<Vec<u8>>)>,
     packets: Slab<Packet>,
@@ -310,7 +312,7 @@ impl World {
             ways: Vec::new(),
             long: Vec::new(),
             fastest: None,
-            owners: BTreeMap::new(),
+            owners: HashMap::new(),
             copiers: Vec::new(),
             outsiders: Vec::new(),
             packets: Slab::new(),
@@ -753,7 +755,7 @@ impl World {
             let mut moved = false;
             while let Some((ticket, job)) = self.node_mut(place).and_then(Node::poll_job) {
                 moved = true;
-                self.start_job(place, ticket, job.run());
+                self.start_job(place, ticket, memo::run(job));
             }
             while let Some(event) = self.node_mut(place).and_then(Node::poll_event) {
                 moved = true;
