@@ -1,7 +1,7 @@
 //! What a user's tokio application and its test look like: a work queue with a lease, written with
 //! tokio's own tasks, timers, channels and `select!`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use net_sdk::{MeshBuilder, Mode, Stream};
@@ -19,6 +19,7 @@ use crate::{ms, secs};
 #[derive(Default)]
 pub struct Queue {
     open: VecDeque<u32>,
+    lent: BTreeSet<u32>,
     done: BTreeMap<u32, u32>,
 }
 
@@ -30,8 +31,14 @@ enum Told {
     Lost(u32),
 }
 
-/// Hands each job to one worker; a job whose worker is gone is handed out again.
-pub async fn server(mesh: MeshBuilder, queue: Shared) -> Outcome {
+/// Hands each job to one worker; a job whose worker is gone is handed out again. One that `remembers`
+/// does so after a crash of its own too.
+pub async fn server(mesh: MeshBuilder, queue: Shared, remembers: bool) -> Outcome {
+    if remembers {
+        let mut queue = queue.lock().unwrap();
+        let lent = std::mem::take(&mut queue.lent);
+        queue.open.extend(lent);
+    }
     let mesh = mesh.start().await?;
     let (tell, mut told) = mpsc::channel(16);
     let mut idle = VecDeque::new();
@@ -41,14 +48,23 @@ pub async fn server(mesh: MeshBuilder, queue: Shared) -> Outcome {
             biased;
             Some(told) = told.recv() => match told {
                 Told::Wants(stream) => idle.push_back(stream),
-                Told::Did(job) => *queue.lock().unwrap().done.entry(job).or_default() += 1,
-                Told::Lost(job) => queue.lock().unwrap().open.push_front(job),
+                Told::Did(job) => {
+                    let mut queue = queue.lock().unwrap();
+                    queue.lent.remove(&job);
+                    *queue.done.entry(job).or_default() += 1;
+                }
+                Told::Lost(job) => {
+                    let mut queue = queue.lock().unwrap();
+                    queue.lent.remove(&job);
+                    queue.open.push_front(job);
+                }
             },
             stream = mesh.accept_stream() => idle.push_back(Arc::new(stream?)),
             _ = look.tick() => {}
         }
         while !idle.is_empty() {
             let Some(job) = queue.lock().unwrap().open.pop_front() else { break };
+            queue.lock().unwrap().lent.insert(job);
             let Some(worker) = idle.pop_front() else { break };
             tokio::spawn(lend(worker, job, tell.clone()));
         }
@@ -97,7 +113,7 @@ fn every_job_is_done_whatever_happens() {
         queue.lock().unwrap().open.extend(0..100);
         let mut hosts = s.hosts();
         let held = queue.clone();
-        hosts.spawn(move |machine| server(machine.mesh_builder(), held.clone()));
+        hosts.spawn(move |machine| server(machine.mesh_builder(), held.clone(), true));
         for _ in 1..plan.nodes {
             hosts.spawn(|machine| worker(machine.mesh_builder(), move || machine.ticket(0)));
         }
@@ -116,9 +132,8 @@ fn a_server_that_forgets_what_it_lent_is_found() {
         let queue: Shared = Arc::default();
         queue.lock().unwrap().open.extend(0..100);
         let held = queue.clone();
-        hosts.spawn(move |machine| server(machine.mesh_builder(), held.clone()));
+        hosts.spawn(move |machine| server(machine.mesh_builder(), held.clone(), false));
         hosts.spawn(|machine| worker(machine.mesh_builder(), move || machine.ticket(0)));
-        // The lease is only in the server's memory.
         hosts.at(ms(1_000), |h| h.crash(0));
         hosts.at(ms(1_500), |h| h.restart(0));
         hosts.eventually(secs(60), "all jobs done", |_| queue.lock().unwrap().done.len() == 100)
