@@ -48,7 +48,7 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::keyed::{Domain, Rng, below, bytes32, draw};
 use crate::net::{LinkConfig, LinkStats};
-use crate::trace::Trace;
+use crate::trace::Chain;
 use crate::world::{Failure, World, WorldConfig};
 
 use net::{Machine as Place, Net, enter, with};
@@ -100,7 +100,7 @@ impl Hosts {
             disks: BTreeMap::new(),
             disk_faults: BTreeMap::new(),
             watch,
-            trace: Trace::default(),
+            trace: Chain::new(0),
             failure: None,
             faults: faults::Faults::default(),
             datagrams: 0,
@@ -381,7 +381,7 @@ impl Hosts {
             (net.watch.take_checkers(), net.seed)
         };
         let nobody = World::new(WorldConfig::new(seed));
-        for checker in &mut checkers {
+        for (_, checker) in &mut checkers {
             if let Err(Broken { node, what }) = checker.at_end(&nobody) {
                 self.fail(node, format!("{}: {what}", checker.name()));
             }

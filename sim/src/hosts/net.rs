@@ -27,7 +27,7 @@ use crate::keyed::{Domain, bytes32};
 use crate::net::{Link, LinkConfig};
 use crate::null::fold;
 use crate::plan::DiskFault;
-use crate::trace::Trace;
+use crate::trace::Chain;
 use crate::world::Failure;
 
 /// A node further than the first on one machine has this much more as its number, each.
@@ -158,7 +158,7 @@ pub(super) struct Net {
     pub disks: BTreeMap<(u32, PathBuf), Disk>,
     pub disk_faults: BTreeMap<(u32, usize), DiskFault>,
     pub watch: Watch,
-    pub trace: Trace,
+    pub trace: Chain,
     pub failure: Option<Failure>,
     pub faults: Faults,
     /// Datagrams so far.
