@@ -42,7 +42,7 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "dedup" => dedups().iter().map(Wire::to_vec).collect(),
         "producer-file" => [0, 1, u64::MAX].map(|n| producer_record(ProducerId(n ^ 5), n)).into(),
         "bus-frame" => frame_samples().iter().map(Wire::to_vec).collect(),
-        "bus-run" => frame_samples().iter().filter_map(bus_run).collect(),
+        "bus-run" => frame_samples().iter().flat_map(bus_runs).collect(),
         "outbox-record" => outbox_records().iter().map(Wire::to_vec).collect(),
         _ => Vec::new(),
     }
@@ -75,10 +75,13 @@ fn dedups() -> [Dedup; 3] {
     [Dedup::default(), some, more]
 }
 
-fn bus_run(frame: &Frame) -> Option<Vec<u8>> {
+/// A run, and a part of it.
+fn bus_runs(frame: &Frame) -> Vec<Vec<u8>> {
     match frame {
-        Frame::Append { run, .. } | Frame::Part { run: Some(run), .. } => Some(run.to_vec()),
-        _ => None,
+        Frame::Append { run, .. } | Frame::Part { run: Some(run), .. } => {
+            vec![run.to_vec(), run.part(1, 1, usize::MAX).to_vec()]
+        }
+        _ => Vec::new(),
     }
 }
 
