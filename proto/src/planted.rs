@@ -42,6 +42,7 @@ bugs! {
     ResetUncounted: "what a reset drops is missing in the ledger",
     InFlightLeak: "lost packets count as in flight for ever",
     AmplificationSkipped: "an address that proved nothing gets as much as it likes",
+    UnreadStarves: "what some streams do not read keeps others from sending large messages",
     TagIgnored: "packets are accepted whose tag is wrong",
 }
 

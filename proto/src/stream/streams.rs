@@ -94,7 +94,7 @@ impl Streams {
             max_streams: config.local.streams,
             freed_theirs: 0,
             credit: Credit::default(),
-            window: Window::new(config.local.session_window, config.max_session_window),
+            window: Window::shared(config.local.session_window, config.max_session_window),
             ahead: 0,
             prepaid: 0,
             leased: 0,

@@ -536,3 +536,97 @@ fn a_large_message_that_found_the_pool_empty_comes_when_it_asks_again() {
     pair.settle();
     assert_eq!(pair.got[1].messages.get(&id.0).map_or(0, Vec::len), 1);
 }
+
+/// It is too small to ask for credit, so credit has to be there.
+#[test]
+fn a_message_of_almost_half_the_window_comes_beside_streams_that_nobody_reads() {
+    let mut pair = Pair::new(&Config::default(), 7, 0);
+    pair.reading[1] = false;
+    let mut last = StreamId(0);
+    for len in [31 << 10, 16 << 10, 31 << 10] {
+        last = pair.ends[0].open("", Mode::Reliable, 16).unwrap();
+        let mut bytes = Vec::new();
+        frame_message(&mut bytes, &message(0, len));
+        pair.ends[0].send(last, bytes).unwrap();
+        pair.settle();
+    }
+    assert_eq!(pair.take(1, last), 31 << 10);
+}
+
+/// Streams of every mode, small messages and large ones. As ports do, readers report some of what they read
+/// late, and the rest by stopping at the end; some stop early, and some never read at all. The others go on.
+#[test]
+fn a_mixture_never_stands_still() {
+    const STREAMS: usize = 250;
+    const UNREAD: usize = 16;
+    #[derive(PartialEq)]
+    enum Reader {
+        Whole,
+        StopsEarly,
+        Never,
+    }
+    for seed in 1..=40 {
+        let mut pair = Pair::new(&Config::default(), seed, 2);
+        pair.reading = [false; 2];
+        let mut live: Vec<(StreamId, Reader, u64)> = Vec::new();
+        let (mut opened, mut still) = (0, 0);
+        let read = |live: &[(StreamId, Reader, u64)]| live.iter().filter(|s| s.1 != Reader::Never).count();
+        while opened < STREAMS || read(&live) > 0 {
+            while opened < STREAMS && read(&live) < 8 {
+                let mode = [Mode::FireAndForget, Mode::Reliable, Mode::Unordered][pair.draw(3) as usize];
+                let id = pair.ends[0].open("", mode, 16).unwrap();
+                let large = pair.draw(8) == 0;
+                let (count, len) = if large { (4, 200_000) } else { (1 + pair.draw(64), 2_000) };
+                let len = pair.draw(len) as usize;
+                let mut bytes = Vec::new();
+                (0..count).for_each(|n| frame_message(&mut bytes, &message(n, len)));
+                pair.ends[0].send(id, bytes).unwrap();
+                pair.ends[0].finish(id);
+                let reader = match pair.draw(8) {
+                    0 => Reader::StopsEarly,
+                    1 if live.len() - read(&live) < UNREAD => Reader::Never,
+                    _ => Reader::Whole,
+                };
+                live.push((id, reader, 0));
+                opened += 1;
+            }
+            let got = |pair: &Pair| pair.got[1].messages.values().map(Vec::len).sum::<usize>();
+            let before = (opened, live.len(), got(&pair));
+            pair.step();
+            // Time in which nothing happens: windows shrink again.
+            if pair.draw(20) == 0 {
+                let rest = Duration::from_millis(pair.draw(500));
+                pair.now += rest;
+            }
+            for (id, reader, unreported) in &mut live {
+                if *reader == Reader::Never || pair.draw(3) > 0 {
+                    continue;
+                }
+                let charge = pair.take(1, *id);
+                *unreported += charge;
+                if *unreported >= 8 << 10 || (charge == 0 && pair.draw(4) == 0) {
+                    let charge = core::mem::take(unreported);
+                    pair.ends[1].consumed(pair.now, *id, charge, RTT, &mut pair.pools[1]);
+                }
+                let over = pair.got[1].finished.contains(&id.0) && charge == 0;
+                if over || (*reader == Reader::StopsEarly && charge > 0) {
+                    pair.ends[1].finish(*id);
+                    pair.stop(1, *id, 0);
+                }
+            }
+            pair.events();
+            live.retain(|(id, ..)| (0..2).any(|end| pair.ends[end].stats(*id).is_some()));
+            still = if before == (opened, live.len(), got(&pair)) { still + 1 } else { 0 };
+            let (credit, window) = (&pair.ends[0].credit, &pair.ends[1].window);
+            assert!(still < 2_000, "seed {seed}, {} streams: {credit:?} {window:?}", live.len());
+        }
+        // Who did not read stops now, and all credit is back.
+        for (id, ..) in live {
+            pair.ends[1].finish(id);
+            pair.stop(1, id, 0);
+        }
+        pair.settle();
+        assert_eq!((pair.ends[0].count(), pair.ends[1].count()), (0, 0), "seed {seed}");
+        assert_eq!(pair.ends[1].window.advertised(), pair.ends[1].window.limit - pair.ends[1].window.received);
+    }
+}

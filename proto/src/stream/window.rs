@@ -22,6 +22,8 @@ pub(super) struct Window {
     /// Charge of the message that the peer waits with; if the window is smaller, draining alone does not
     /// help.
     wanted_size: u64,
+    /// Many streams drain it: what one of them does not read must not keep another waiting.
+    shared: bool,
 }
 
 impl Window {
@@ -37,7 +39,13 @@ impl Window {
             epoch_drained: 0,
             wanted: 0,
             wanted_size: 0,
+            shared: false,
         }
+    }
+
+    /// The window of a session.
+    pub const fn shared(base: u64, max: u64) -> Self {
+        Self { shared: true, ..Self::new(base, max) }
     }
 
     /// What was advertised and is not drained: what the peer can make this side hold.
@@ -80,7 +88,7 @@ impl Window {
     /// Raises the limit if a quarter of the window was drained, or at all while the peer says that it waits.
     pub fn raise(&mut self, grow: &mut dyn FnMut(u64, u64) -> bool) -> bool {
         let mut target = self.drained + self.size;
-        if self.wanted_size > self.size && self.wanted > self.limit {
+        if self.must_grow_for(self.wanted_size) && self.wanted > self.limit {
             let size = self.wanted.saturating_sub(self.drained);
             if size > self.size && size <= self.max && grow(self.size, size) {
                 self.size = size;
@@ -102,8 +110,12 @@ impl Window {
         }
         self.wanted = need;
         self.wanted_size = size;
-        // A message that fits the window comes with ordinary draining.
-        if size > self.size { self.raise(grow) } else { self.raise_drained() }
+        if self.must_grow_for(size) { self.raise(grow) } else { self.raise_drained() }
+    }
+
+    /// A message that fits the window comes with ordinary draining, if it is its own stream that drains.
+    fn must_grow_for(&self, size: u64) -> bool {
+        size > self.size || (self.shared && !planted!(UnreadStarves))
     }
 
     fn raise_drained(&mut self) -> bool {
@@ -115,10 +127,10 @@ impl Window {
         false
     }
 
-    /// Keeps a quarter of the first window free although what is held is not drained: other streams
-    /// must not stall because one is not read.
+    /// Keeps half of the first window free although what is held is not drained: other streams must not
+    /// stall because one is not read. Who waits with a larger message asks ([`Self::want`]).
     pub fn relieve(&mut self, step: u64, grow: &mut dyn FnMut(u64, u64) -> bool) -> bool {
-        if self.limit.saturating_sub(self.received) >= self.base / 4 {
+        if self.limit.saturating_sub(self.received) >= self.base / 2 {
             return false;
         }
         let to = self.size.saturating_add(step).min(self.max);
