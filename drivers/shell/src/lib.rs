@@ -1,6 +1,6 @@
 //! The runtime-neutral driver: everything that touches the world except readiness, timers and
 //! tasks, which a runtime brings ([`runtime`]).
-#![deny(unsafe_code)] // allowed once, in `aead`, with its argument
+#![deny(unsafe_code)] // allowed in `aead` and `prefetch`, with its argument
 
 pub mod aead;
 pub mod bell;
@@ -12,6 +12,7 @@ pub mod hub;
 pub mod keys;
 pub mod mailbox;
 pub mod ports;
+mod prefetch;
 pub mod qlog;
 pub mod runtime;
 pub mod storage;

@@ -18,6 +18,8 @@ mod sync {
     pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard, Weak};
     pub(crate) use std::sync::PoisonError;
 }
+#[path = "../src/prefetch.rs"]
+mod prefetch;
 #[path = "../src/wait.rs"]
 mod wait;
 

@@ -627,6 +627,9 @@ fn a_mixture_never_stands_still() {
         }
         pair.settle();
         assert_eq!((pair.ends[0].count(), pair.ends[1].count()), (0, 0), "seed {seed}");
-        assert_eq!(pair.ends[1].window.advertised(), pair.ends[1].window.limit - pair.ends[1].window.received);
+        assert_eq!(
+            pair.ends[1].window.advertised(),
+            pair.ends[1].window.limit - pair.ends[1].window.received
+        );
     }
 }

@@ -7,6 +7,7 @@ use net_proto::node::DownReason;
 use net_proto::stream::{MAX_MESSAGE, charge, frame_message};
 
 use crate::bell::{Inbox, lock};
+use crate::prefetch;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::wait::Waiters;
 
@@ -46,6 +47,9 @@ pub struct Collected {
     /// Their bytes, without framing.
     pub bytes: u64,
 }
+
+/// Bytes in a line of the cache.
+const LINE: usize = 64;
 
 /// Most memory that a queue asks for at once before it knows that it needs it.
 const USUAL: usize = 64 << 10;
@@ -134,6 +138,10 @@ impl<C> SendPort<C> {
             q.bytes += message.len() as u64;
             frame_message(&mut q.chunk, message);
         }
+        // Where the next message goes: a line that the driver, on another core, had last.
+        let end = q.chunk.as_ptr_range().end;
+        prefetch::for_writing(end.wrapping_add(LINE));
+        prefetch::for_writing(end);
         drop(q);
         if !messages.is_empty() {
             self.inbox.queued(cost);
