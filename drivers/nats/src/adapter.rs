@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use net_proto::bus::{MAX_EVENT, Position, Shard};
-use net_shell::bus::adapter::{Adapter, AdapterCaps, AdapterError, BoxFut, Link, Page, Setup};
+use net_shell::bus::adapter::{Adapter, AdapterCaps, AdapterError, BoxFut, Extent, Link, Page, Setup};
 
 use crate::config::JetStream;
 use crate::connection::Connection;
 use crate::read::{self, Pool};
-use crate::stream::{self, HEADERS};
+use crate::stream::{self, HEADERS, Seen};
 use crate::thread::{Call, Worker};
 use crate::{error, link};
 
@@ -64,6 +64,21 @@ impl JetStreamAdapter {
     {
         let started = self.started()?;
         Call::new(&started.on, work(started.connection.clone())).await?
+    }
+
+    /// The state of those streams that are there.
+    async fn see(&self, shards: &[Shard]) -> Result<Vec<(Shard, Seen)>, AdapterError> {
+        let shards = shards.to_vec();
+        self.call(|connection| async move {
+            let mut all = Vec::new();
+            for some in shards.chunks(AT_ONCE) {
+                let seen = some.iter().map(|shard| stream::see(&connection, *shard));
+                let seen = futures_util::future::try_join_all(seen).await?;
+                all.extend(some.iter().zip(seen).filter_map(|(shard, seen)| Some((*shard, seen?))));
+            }
+            Ok(all)
+        })
+        .await
     }
 }
 
@@ -137,20 +152,21 @@ impl Adapter for JetStreamAdapter {
 
     fn tail<'a>(&'a self, shards: &'a [Shard]) -> BoxFut<'a, Result<Vec<(Shard, Position)>, AdapterError>> {
         Box::pin(async move {
-            let shards = shards.to_vec();
-            self.call(|connection| async move {
-                let mut tail = Vec::new();
-                for some in shards.chunks(AT_ONCE) {
-                    let seen = some.iter().map(|shard| stream::see(&connection, *shard));
-                    let seen = futures_util::future::try_join_all(seen).await?;
-                    tail.extend(some.iter().zip(seen).filter_map(|(shard, seen)| {
-                        let seen = seen.filter(|seen| seen.last > 0)?;
-                        Some((*shard, Position::new(seen.created, seen.last)))
-                    }));
-                }
-                Ok(tail)
-            })
-            .await
+            let seen = self.see(shards).await?.into_iter().filter(|(_, seen)| seen.last > 0);
+            Ok(seen.map(|(shard, seen)| (shard, Position::new(seen.created, seen.last))).collect())
+        })
+    }
+
+    fn extents<'a>(&'a self, shards: &'a [Shard]) -> BoxFut<'a, Result<Vec<Extent>, AdapterError>> {
+        Box::pin(async move {
+            let seen = self.see(shards).await?.into_iter().filter(|(_, seen)| seen.messages > 0);
+            let extent = |(shard, seen): (Shard, Seen)| Extent {
+                shard,
+                events: Some(seen.messages),
+                oldest: Position::new(seen.created, seen.first),
+                newest: Position::new(seen.created, seen.last),
+            };
+            Ok(seen.map(extent).collect())
         })
     }
 

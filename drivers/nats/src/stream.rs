@@ -51,6 +51,8 @@ pub struct Seen {
     pub first: u64,
     /// The last sequence that was given.
     pub last: u64,
+    /// Messages that are there.
+    pub messages: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,6 +66,7 @@ struct Info {
 struct State {
     first_seq: u64,
     last_seq: u64,
+    messages: u64,
 }
 
 /// The parts of a configuration that matter here.
@@ -174,7 +177,8 @@ fn seen(info: &Info) -> Result<Seen, AdapterError> {
         .ok_or_else(|| AdapterError::Protocol(format!("a stream created at {:?}", info.created)))?;
     let (first, last) = (info.state.first_seq, info.state.last_seq);
     // An empty stream says 0 or the next sequence, depending on its past.
-    Ok(Seen { created, first: if first == 0 { last + 1 } else { first }, last })
+    let first = if first == 0 { last + 1 } else { first };
+    Ok(Seen { created, first, last, messages: info.state.messages })
 }
 
 /// Makes sure that the stream of a shard is there and is what the options say; `max_event` bytes of

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use net_proto::bus::{Position, Shard};
-use net_shell::bus::adapter::{Adapter, AdapterCaps, AdapterError, BoxFut, Link, Page, Setup};
+use net_shell::bus::adapter::{Adapter, AdapterCaps, AdapterError, BoxFut, Extent, Link, Page, Setup};
 
 use crate::config::RedisConfig;
 use crate::conn::pause;
@@ -126,6 +126,36 @@ impl Core {
         Ok(tails)
     }
 
+    async fn extents(&self, shards: &[Shard]) -> Result<Vec<Extent>, AdapterError> {
+        let mut extents = Vec::new();
+        // Shards of a Cluster are on different servers; others share a question.
+        for some in shards.chunks(if self.is_cluster() { 1 } else { 64 }) {
+            let keys: Vec<_> = some.iter().map(|shard| self.config.key(*shard)).collect();
+            let write = |out: &mut BytesMut| {
+                for key in &keys {
+                    command(out, &[b"XLEN", key.as_bytes()]);
+                    command(out, &[b"XRANGE", key.as_bytes(), b"-", b"+", b"COUNT", b"1"]);
+                    command(out, &[b"XREVRANGE", key.as_bytes(), b"+", b"-", b"COUNT", b"1"]);
+                }
+            };
+            let frames: Vec<Bytes> = self.ask(&keys[0], 3 * keys.len(), Duration::ZERO, write).await?;
+            for (three, &shard) in frames.chunks_exact(3).zip(some) {
+                three.iter().try_for_each(no_error)?;
+                let end = |frame: &Bytes| {
+                    entries(&mut Walk::new(frame), frame).map(|found| found.first().map(|e| e.position))
+                };
+                let events = match Walk::new(&three[0]).item()? {
+                    Item::Int(n) => u64::try_from(n).ok(),
+                    _ => None,
+                };
+                if let (Some(oldest), Some(newest)) = (end(&three[1])?, end(&three[2])?) {
+                    extents.push(Extent { shard, events, oldest, newest });
+                }
+            }
+        }
+        Ok(extents)
+    }
+
     /// Whether the server syncs before it answers. False where it does not say.
     async fn is_durable(&self) -> Result<bool, AdapterError> {
         let write = |out: &mut BytesMut| command(out, &[b"CONFIG", b"GET", b"append*"]);
@@ -205,6 +235,10 @@ impl Adapter for RedisAdapter {
 
     fn tail<'a>(&'a self, shards: &'a [Shard]) -> BoxFut<'a, Result<Vec<(Shard, Position)>, AdapterError>> {
         Box::pin(async move { self.core()?.tail(shards).await })
+    }
+
+    fn extents<'a>(&'a self, shards: &'a [Shard]) -> BoxFut<'a, Result<Vec<Extent>, AdapterError>> {
+        Box::pin(async move { self.core()?.extents(shards).await })
     }
 
     fn shards(&self) -> BoxFut<'_, Result<Vec<Shard>, AdapterError>> {

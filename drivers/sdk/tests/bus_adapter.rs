@@ -231,3 +231,39 @@ fn waiting_producers_share_a_commit() {
         std::fs::remove_dir_all(&dir).unwrap();
     });
 }
+
+#[test]
+fn who_only_reads_creates_nothing() {
+    both(|_| async {
+        let engine = Engine::new();
+        let reader = Net::builder().adapter(engine.adapter()).read_only().build().await.unwrap();
+        assert_eq!(reader.extents().await.unwrap(), []);
+        assert!(matches!(reader.emit_raw("no"), Err(SdkError::Unrouted(0))));
+        assert!(matches!(&reader.emit_raw_batch(&["no"])[..], [Err(SdkError::Unrouted(0))]));
+        assert!(reader.flush().await.unwrap().watermarks.is_empty());
+        let writer = Net::builder().shards(2).adapter(engine.adapter()).build().await.unwrap();
+        for n in 0..10u8 {
+            writer.emit_to(1, [n]).unwrap();
+        }
+        soon("flush", writer.flush()).await.unwrap();
+        let extents = reader.extents().await.unwrap();
+        assert_eq!(extents, writer.extents().await.unwrap());
+        assert_eq!((extents.len(), extents[0].shard), (1, 1));
+        let page = reader.poll(PollRequest::new()).await.unwrap();
+        let ends = [&page.events[0], &page.events[9]].map(|event| event.position);
+        assert_eq!(ends, [extents[0].oldest, extents[0].newest]);
+        assert_eq!(reader.shutdown().await.lost, 0);
+        let wrong = [
+            Net::builder().memory(),
+            Net::builder().adapter(engine.adapter()).shards(1),
+            Net::builder().adapter(engine.adapter()).outbox("x"),
+        ];
+        for builder in wrong {
+            assert!(matches!(builder.read_only().build().await, Err(SdkError::Config(_))));
+        }
+        let memory = Net::builder().shards(1).build().await.unwrap();
+        memory.emit_raw("a").unwrap();
+        let extents = memory.extents().await.unwrap();
+        assert_eq!((extents[0].events, extents[0].oldest), (Some(1), extents[0].newest));
+    });
+}

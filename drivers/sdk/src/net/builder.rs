@@ -45,6 +45,7 @@ pub struct NetBuilder {
     runtime: Option<Arc<dyn Runtime>>,
     identity: Option<PathBuf>,
     outbox: Option<PathBuf>,
+    read_only: bool,
     pub(super) timeout: Duration,
 }
 
@@ -75,6 +76,7 @@ impl Default for NetBuilder {
             runtime: None,
             identity: None,
             outbox: None,
+            read_only: false,
             timeout: Duration::from_secs(30),
         }
     }
@@ -196,6 +198,13 @@ impl NetBuilder {
         self
     }
 
+    /// Only reads: creates nothing in the engine and does not mind how its streams are configured. Emitting
+    /// is [`SdkError::Unrouted`]. Not for memory, and not with an outbox or shards.
+    pub const fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
     /// The longest that the engine may take to answer `flush` and `shutdown`. 30 s without it.
     pub const fn adapter_timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;
@@ -237,6 +246,16 @@ impl NetBuilder {
                 "an outbox needs an engine behind it; this bus is in memory".into(),
             ));
         }
+        if self.read_only {
+            let engine = matches!(self.transport.first(), Some(Transport::Adapter(_)));
+            if !engine || self.outbox.is_some() || self.shards.is_some() || self.max_shards.is_some() {
+                return Err(SdkError::Config(
+                    "read_only needs an engine, and neither outbox nor shards".into(),
+                ));
+            }
+        }
+        // None for who only reads: nothing can be emitted, and the engine is not asked to keep anything.
+        let (shards, max_shards) = if self.read_only { (0, 0) } else { (shards, max_shards) };
         let identity_at = self.identity.clone().or_else(|| Some(self.outbox.as_ref()?.join("producer")));
         let runtime = self.runtime.clone().or_else(rt::current).ok_or(SdkError::NoRuntime)?;
         let entropy = runtime.entropy();
@@ -283,8 +302,10 @@ impl NetBuilder {
                 .map_err(|why| SdkError::Config(format!("cannot open {}: {why}", dir.display())))?;
             bus.with_outbox(storage, SEGMENT).await?;
         }
-        bus.run();
-        bus.scale(ScaleConfig::between(shards, max_shards));
+        if !self.read_only {
+            bus.run();
+            bus.scale(ScaleConfig::between(shards, max_shards));
+        }
         Ok(Net::new(bus, self.timeout, identity))
     }
 }

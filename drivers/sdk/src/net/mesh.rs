@@ -12,7 +12,7 @@ use net_proto::bus::MAX_EVENT;
 use net_proto::bus::mesh::{BusPlane, Command, Event, Hosting, PART, Part, Run, RunBuilder, Why};
 use net_proto::bus::{Position, Shard};
 use net_shell::bus::adapter::{
-    Ack, Adapter, AdapterCaps, AdapterError, Batch, BoxFut, Incoming, Link, Page, Setup,
+    Ack, Adapter, AdapterCaps, AdapterError, Batch, BoxFut, Extent, Incoming, Link, Page, Setup,
 };
 use net_shell::hub::{Control, Planes};
 use net_shell::ports::{Feed, Stopped};
@@ -419,6 +419,25 @@ impl Adapter for MeshAdapter {
             let mut ends = self.all_ends().await?;
             ends.retain(|(shard, _)| shards.contains(shard));
             Ok(ends)
+        })
+    }
+
+    fn extents<'a>(&'a self, shards: &'a [Shard]) -> BoxFut<'a, Result<Vec<Extent>, AdapterError>> {
+        Box::pin(async {
+            let newest = self.tail(shards).await?;
+            let from: Vec<_> = newest.iter().map(|(shard, _)| (*shard, None)).collect();
+            let pages = self.read_all(&from, 1, Duration::ZERO).await?;
+            let oldest =
+                |shard| Some(pages.iter().find(|page| page.shard == shard)?.events.first()?.position);
+            // Numbers of one life have no gaps.
+            let count = |from: Position, to: Position| {
+                (from.major == to.major).then(|| to.minor.saturating_sub(from.minor) + 1)
+            };
+            let extent = |(shard, newest)| {
+                let oldest = oldest(shard)?;
+                Some(Extent { shard, events: count(oldest, newest), oldest, newest })
+            };
+            Ok(newest.into_iter().filter_map(extent).collect())
         })
     }
 

@@ -23,7 +23,7 @@ pub use net_proto::bus::{
     Position, ProducerId, Shard,
 };
 pub use net_shell::bus::adapter::{
-    Ack, Adapter, AdapterCaps, AdapterError, Batch, BoxFut, Incoming, Link, Outgoing, Page, Setup,
+    Ack, Adapter, AdapterCaps, AdapterError, Batch, BoxFut, Extent, Incoming, Link, Outgoing, Page, Setup,
 };
 pub use net_shell::bus::{Bus, Item, Ordering, StoredEvent};
 pub use read::{
@@ -308,6 +308,26 @@ impl Net {
             Some(adapter) => Ok(adapter.health().await?),
             None => Ok(()),
         }
+    }
+
+    /// What is retained of each shard that has anything, in ascending order, whoever wrote it. Dropping the
+    /// future has no effect.
+    pub async fn extents(&self) -> Result<Vec<Extent>> {
+        let bus = &self.inner.bus;
+        if let Some(adapter) = bus.adapter() {
+            let mut shards = adapter.shards().await?;
+            shards.sort_unstable();
+            let mut extents = adapter.extents(&shards).await?;
+            extents.sort_unstable_by_key(|extent| extent.shard);
+            return Ok(extents);
+        }
+        let at = |number| Position::new(bus.incarnation(), number);
+        let extent = |shard| {
+            let (first, next) = bus.cell(shard)?.range();
+            let events = Some(next - first);
+            (first < next).then(|| Extent { shard, events, oldest: at(first), newest: at(next - 1) })
+        };
+        Ok(bus.all_shards().filter_map(extent).collect())
     }
 
     /// Counters.

@@ -65,6 +65,24 @@ pub trait Adapter: Send + Sync + 'static {
     /// The shards that the engine holds anything of, retired ones included.
     fn shards(&self) -> BoxFut<'_, Result<Vec<Shard>, AdapterError>>;
 
+    /// What is retained of each of these shards that has anything. Without a better way it looks at both ends
+    /// and does not count.
+    fn extents<'a>(&'a self, shards: &'a [Shard]) -> BoxFut<'a, Result<Vec<Extent>, AdapterError>> {
+        Box::pin(async move {
+            let newest = self.tail(shards).await?;
+            let from: Vec<_> = newest.iter().map(|(shard, _)| (*shard, None)).collect();
+            let pages = match from.is_empty() {
+                true => Vec::new(),
+                false => self.read(&from, 1, Duration::ZERO).await?,
+            };
+            let oldest = |shard| pages.iter().find(|page| page.shard == shard)?.events.first();
+            let extent = |(shard, newest)| {
+                Some(Extent { shard, events: None, oldest: oldest(shard)?.position, newest })
+            };
+            Ok(newest.into_iter().filter_map(extent).collect())
+        })
+    }
+
     /// Whether the engine answers now.
     fn health(&self) -> BoxFut<'_, Result<(), AdapterError>>;
 
@@ -120,6 +138,19 @@ pub struct AdapterCaps {
     pub batch_bytes: u32,
     /// Most batches under way per shard.
     pub window: u16,
+}
+
+/// What is retained of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The shard.
+    pub shard: Shard,
+    /// How many events, if the engine counts them.
+    pub events: Option<u64>,
+    /// The position of the oldest.
+    pub oldest: Position,
+    /// The position of the newest.
+    pub newest: Position,
 }
 
 /// An event as it is written.
