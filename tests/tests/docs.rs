@@ -130,8 +130,13 @@ fn every_method_of_the_builder_is_documented() {
 fn every_command_is_documented() {
     let page = fs::read_to_string(net_tests::root().join("docs/CLI.md")).expect("the page");
     let mut missing = Vec::new();
-    for (name, before) in [("Command", "net "), ("Bench", "net bench ")] {
-        for command in members("drivers/cli", "args.rs", "enum", name) {
+    let enums = [
+        ("args.rs", "Command", "net "),
+        ("args.rs", "Bench", "net bench "),
+        ("args/bus.rs", "Bus", "net bus "),
+    ];
+    for (file, name, before) in enums {
+        for command in members("drivers/cli", file, "enum", name) {
             // The far ends of benchmarks are hidden.
             if !command.starts_with("Bench") || command == "Bench" {
                 let words = format!("{before}{}", command.to_lowercase());

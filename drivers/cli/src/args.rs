@@ -1,5 +1,9 @@
 //! The command line.
 
+mod bus;
+
+pub use bus::{Bus, BusBench, BusEmit, BusKeep, BusRow, BusStatus, BusTail, Where};
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -82,6 +86,9 @@ pub enum Command {
     /// Measure speed between two processes on this machine
     #[command(subcommand)]
     Bench(Bench),
+    /// Write and read events: on Redis Streams, NATS JetStream or nodes of the mesh
+    #[command(subcommand)]
+    Bus(Bus),
     /// Forward UDP datagrams to an address and lose some of them, to try things over a bad link
     Relay(Relay),
     /// Look at what this machine offers to a node: buffers, batches, marks, clocks, ciphers

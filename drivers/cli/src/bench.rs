@@ -10,7 +10,7 @@ pub mod peer;
 mod runtime;
 mod sessions;
 mod stream;
-mod system;
+pub mod system;
 
 use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
@@ -81,7 +81,7 @@ fn builder(args: &BenchCommon, runtime: &Arc<dyn Runtime>) -> MeshBuilder {
 }
 
 /// A second process of this program; it is told to end, and waited for, when dropped.
-struct Second {
+pub struct Second {
     child: Child,
     input: Option<ChildStdin>,
     /// How long it may take to end; a relay does not look at its input.
@@ -90,7 +90,8 @@ struct Second {
 }
 
 impl Second {
-    fn start(args: &[String], patience: Duration) -> Result<Self> {
+    /// Starts it; `patience`: how long it may take to end.
+    pub fn start(args: &[String], patience: Duration) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(args)
             .stdin(Stdio::piped())
@@ -101,8 +102,18 @@ impl Second {
         Ok(Self { child, input, patience, lines })
     }
 
-    fn line(&mut self) -> Result<String> {
+    /// The next line that it writes.
+    pub fn line(&mut self) -> Result<String> {
         Ok(self.lines.next().ok_or_else(silent)??)
+    }
+}
+
+impl Second {
+    /// Writes a line to it.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        use std::io::Write;
+        let input = self.input.as_mut().ok_or_else(silent)?;
+        Ok(writeln!(input, "{line}")?)
     }
 }
 
@@ -226,7 +237,7 @@ fn joined(mut a: Value, b: Value) -> Value {
     a
 }
 
-fn show(result: &Value, title: &str, output: Output) {
+pub fn show(result: &Value, title: &str, output: Output) {
     output.emit(result);
     if let Value::Object(fields) = result {
         let rows: Vec<(&str, String)> = fields

@@ -3,6 +3,7 @@
 
 mod args;
 mod bench;
+mod bus;
 mod config;
 mod demo;
 mod doctor;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Some(Command::Bench(args)) => bench::run(args, &cli.watch, output),
         Some(Command::BenchPeer(args)) => bench::peer::run(args),
         Some(Command::BenchFlooder(args)) => bench::flood::flooder(args),
+        Some(Command::Bus(args::Bus::Bench(args))) => bus::bench::run(&args, output),
         Some(Command::Replay(args)) => replay::run(&args, output),
         command => on_tokio(command, cli.config, cli.watch, output),
     };
@@ -81,6 +83,7 @@ async fn run(
         Some(Command::Id(args)) => id::run(args, &config()?, output).await,
         Some(Command::Recv(args)) => transfer::recv(args, &config()?, output).await,
         Some(Command::Send(args)) => transfer::send(args, &config()?, output).await,
+        Some(Command::Bus(args)) => bus::run(args, &config()?, output).await,
         Some(Command::Ping(args)) => ping::run(args, &config()?, output).await,
         // `main` ran them.
         Some(Command::Bench(_) | Command::BenchPeer(_) | Command::BenchFlooder(_) | Command::Replay(_)) => {

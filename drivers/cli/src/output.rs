@@ -117,9 +117,18 @@ impl Progress {
         self.bar(name, total, "{prefix:>10} {wide_bar} {pos}/{len}", false)
     }
 
+    /// Events of which nobody knows how many will come.
+    pub fn flow(&self, name: &str) -> Bar {
+        self.add(name, ProgressBar::no_length(), "{prefix:>10} {spinner} {human_pos} {per_sec} {msg}", false)
+    }
+
     fn bar(&self, name: &str, total: u64, template: &str, bytes: bool) -> Bar {
+        self.add(name, ProgressBar::new(total), template, bytes)
+    }
+
+    fn add(&self, name: &str, bar: ProgressBar, template: &str, bytes: bool) -> Bar {
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = self.many.add(ProgressBar::new(total).with_style(style).with_prefix(name.to_string()));
+        let bar = self.many.add(bar.with_style(style).with_prefix(name.to_string()));
         bar.tick();
         let plain = !self.output.bars && !self.output.json;
         Bar { bar, plain: plain.then(|| Mutex::new(Instant::now())), bytes, output: self.output }
@@ -165,6 +174,13 @@ impl Bar {
         self.tell();
     }
 
+    /// So many events are acknowledged in all, and so many wait.
+    pub fn flow(&self, acknowledged: u64, waiting: u64) {
+        self.bar.set_position(acknowledged);
+        self.bar.set_message(if waiting > 0 { format!("{waiting} wait") } else { String::new() });
+        self.tell();
+    }
+
     /// So much is done in all, and from here the speed is measured.
     pub fn begin_at(&self, n: u64) {
         self.bar.set_position(n);
@@ -188,10 +204,14 @@ impl Bar {
             return;
         }
         *last = Instant::now();
-        let (done, total) = (self.bar.position(), self.bar.length().unwrap_or(0));
+        let done = self.bar.position();
+        let rate = self.bar.per_sec() as u64;
+        let Some(total) = self.bar.length() else {
+            let line = format!("{:>10} {done}, {rate}/s  {}", self.bar.prefix(), self.bar.message());
+            return self.output.note(line.trim_end());
+        };
         let percent = (done * 100).checked_div(total).unwrap_or(100);
         let show = |n| if self.bytes { size(n) } else { n.to_string() };
-        let rate = self.bar.per_sec() as u64;
         self.output.note(format!(
             "{:>10} {percent:3} %  {} of {}, {}/s, ETA {} s",
             self.bar.prefix(),

@@ -5,7 +5,10 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use net_sdk::{Error, Mesh, MeshBuilder};
+
 use crate::failure::{Code, Failure, Result};
+use crate::output::Output;
 
 /// The addresses that the last run of `net recv` had bound, one a line.
 const BOUND: &str = "recv-bound";
@@ -27,14 +30,35 @@ pub fn dir(asked: Option<PathBuf>) -> Result<PathBuf> {
     })
 }
 
+/// Starts a node that others dial: at these addresses, or at those of the last run if they are free, else at
+/// any. Keeps what it bound for the next run.
+pub async fn listen(
+    builder: impl Fn() -> MeshBuilder,
+    bind: &[SocketAddr],
+    dir: &Path,
+    output: Output,
+) -> Result<Mesh> {
+    let build = |addrs: &[SocketAddr]| addrs.iter().fold(builder(), |b, addr| b.bind(*addr)).start();
+    let last = if bind.is_empty() { bound(dir) } else { Vec::new() };
+    let mesh = match build(if bind.is_empty() { &last } else { bind }).await {
+        Err(Error::Bind { .. }) if !last.is_empty() => {
+            output.note("the ports of the last run are taken; earlier invites do not lead here");
+            build(&[]).await?
+        }
+        other => other?,
+    };
+    _ = keep_bound(dir, &mesh.local_addrs());
+    Ok(mesh)
+}
+
 /// What the last run had bound. A port that stays lets an invite survive a restart.
-pub fn bound(dir: &Path) -> Vec<SocketAddr> {
+fn bound(dir: &Path) -> Vec<SocketAddr> {
     let text = fs::read_to_string(dir.join(BOUND)).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).take(8).collect()
 }
 
 /// Keeps what is bound for the next run.
-pub fn keep_bound(dir: &Path, addrs: &[SocketAddr]) -> std::io::Result<()> {
+fn keep_bound(dir: &Path, addrs: &[SocketAddr]) -> std::io::Result<()> {
     let text: String = addrs.iter().map(|addr| format!("{addr}\n")).collect();
     let fresh = dir.join("recv-bound-new");
     let mut options = fs::OpenOptions::new();

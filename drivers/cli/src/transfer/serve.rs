@@ -1,10 +1,10 @@
 //! `net recv`: the receiving end on the network.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use net_sdk::{Error, Mesh, Mode, Stream};
+use net_sdk::{Mesh, Mode, Stream};
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -34,9 +34,12 @@ pub async fn run(mut args: args::Recv, config: &Config, output: Output) -> Resul
         .map_err(|e| Failure::failed(format_args!("{}: {e}", args.into.display())))?;
     let root = std::fs::canonicalize(&args.into)?;
     let dir = state::dir(args.state.dir.clone().or_else(|| config.dir.clone()))?;
-    let mesh = start(&args, config, &dir, output).await?;
+    let builder = || {
+        let builder = config.apply(Mesh::builder().dir(&dir));
+        args.advertise.iter().fold(builder, |b, addr| b.advertise(*addr))
+    };
+    let mesh = state::listen(builder, &args.bind, &dir, output).await?;
     stats::serve(&mesh, &dir, output);
-    _ = state::keep_bound(&dir, &mesh.local_addrs());
 
     let invite = mesh.invite();
     output.emit(&json!({
@@ -69,25 +72,6 @@ pub async fn run(mut args: args::Recv, config: &Config, output: Output) -> Resul
     };
     mesh.shutdown().await;
     result
-}
-
-async fn start(args: &args::Recv, config: &Config, dir: &Path, output: Output) -> Result<Mesh> {
-    let build = |addrs: &[std::net::SocketAddr]| {
-        let builder = config.apply(Mesh::builder().dir(dir));
-        let builder = args.advertise.iter().fold(builder, |b, addr| b.advertise(*addr));
-        addrs.iter().fold(builder, |b, addr| b.bind(*addr)).start()
-    };
-    if !args.bind.is_empty() {
-        return Ok(build(&args.bind).await?);
-    }
-    let last = state::bound(dir);
-    match build(&last).await {
-        Err(Error::Bind { .. }) if !last.is_empty() => {
-            output.note("the ports of the last run are taken; earlier invites do not lead here");
-            Ok(build(&[]).await?)
-        }
-        other => Ok(other?),
-    }
 }
 
 struct Server {

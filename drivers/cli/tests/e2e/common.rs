@@ -10,7 +10,9 @@ use serde_json::Value;
 pub fn net(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_net"));
     command.args(args).stdin(Stdio::null()).stderr(Stdio::piped());
-    for name in ["NET_DIR", "NET_INVITE", "NET_TRACE", "NET_QLOG", "NET_EXPORT_KEYS", "XDG_DATA_HOME"] {
+    for name in
+        ["NET_DIR", "NET_INVITE", "NET_BUS", "NET_TRACE", "NET_QLOG", "NET_EXPORT_KEYS", "XDG_DATA_HOME"]
+    {
         command.env_remove(name);
     }
     command
