@@ -538,7 +538,7 @@ impl<P: Plane> Driver<P> {
             Event::Wanting { peer, stream } => {
                 if let Some(stream) = self.named(peer, stream) {
                     self.plenty[stream.key as usize] = false;
-                    if stream.tx.is_dirty() {
+                    if stream.tx.has_rung() {
                         // Before those that rang: it waited longer.
                         self.rung.push_front(stream.key);
                     }

@@ -8,7 +8,7 @@ use net_proto::stream::{MAX_MESSAGE, charge, frame_message};
 
 use crate::bell::{Inbox, lock};
 use crate::prefetch;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::sync::{Arc, AtomicU64, Mutex, Ordering};
 use crate::wait::Waiters;
 
 /// Why nothing was queued.
@@ -64,6 +64,8 @@ struct Queue {
     usual: usize,
     /// Charge of everything ever admitted.
     admitted: u64,
+    /// The driver was rung and did not collect since.
+    rung: bool,
     closed: Option<SendError>,
     waiters: Waiters,
 }
@@ -80,7 +82,6 @@ pub struct SendPort<C> {
     limit: AtomicU64,
     window: u64,
     max_message: u64,
-    dirty: AtomicBool,
     queue: Mutex<Queue>,
 }
 
@@ -94,7 +95,6 @@ impl<C> SendPort<C> {
             limit: AtomicU64::new(limit),
             window: limit,
             max_message: max_message.min(MAX_MESSAGE as u64),
-            dirty: AtomicBool::new(false),
             queue: Mutex::default(),
         }
     }
@@ -142,18 +142,13 @@ impl<C> SendPort<C> {
         let end = q.chunk.as_ptr_range().end;
         prefetch::for_writing(end.wrapping_add(LINE));
         prefetch::for_writing(end);
+        let rings = !messages.is_empty() && !std::mem::replace(&mut q.rung, true);
         drop(q);
-        if !messages.is_empty() {
-            self.inbox.queued(cost);
-            self.ring();
-        }
-        Ok(())
-    }
-
-    fn ring(&self) {
-        if !self.dirty.swap(true, Ordering::AcqRel) {
+        self.inbox.queued(cost);
+        if rings {
             self.inbox.port(self.key);
         }
+        Ok(())
     }
 
     /// Queues all messages or none, without waiting. `Ok`: admitted; the driver will send them.
@@ -222,16 +217,15 @@ impl<C> SendPort<C> {
     }
 
     /// Driver: whether something may wait to be collected.
-    pub fn is_dirty(&self) -> bool {
-        self.dirty.load(Ordering::Acquire)
+    pub fn has_rung(&self) -> bool {
+        lock(&self.queue).rung
     }
 
     /// Driver: takes what is queued; `spare` becomes the next queue.
     pub fn collect(&self, mut spare: Vec<u8>) -> Collected {
-        // Before the queue is locked: a message that comes later rings again.
-        self.dirty.store(false, Ordering::Release);
         spare.clear();
         let mut q = lock(&self.queue);
+        q.rung = false;
         if q.chunk.is_empty() {
             if q.chunk.capacity() == 0 {
                 std::mem::swap(&mut q.chunk, &mut spare);
