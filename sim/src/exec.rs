@@ -2,11 +2,11 @@
 //! that takes time, tasks and randomness from it, runs in the world unchanged.
 //!
 //! One thread, one queue of ready tasks in the order in which they were woken. Sockets are joined to
-//! the world's links, timers to its queue of events. A wake that comes from another thread would make
-//! the run depend on the machine's scheduler: it fails the run and names the task.
+//! the world's links, timers to its queue of events, machine by machine. A wake that comes from another
+//! thread would make the run depend on the machine's scheduler: it fails the run and names the task.
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -32,6 +32,8 @@ const BATCH: usize = 64;
 const MAX_POLLS: u64 = 1_000_000;
 /// First port that is given out.
 const FIRST_PORT: u16 = 40_000;
+/// Buffers of datagrams that are kept to be used again.
+const MAX_BUFFERS: usize = 4_096;
 /// What the wall clock says at the start of every world: 2026-01-01.
 const EPOCH: Duration = Duration::from_secs(1_767_225_600);
 
@@ -47,9 +49,19 @@ pub(crate) struct Outgoing {
     pub segment: usize,
 }
 
+/// Names a task: its slot, and a number that no other task ever has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TaskId {
+    slot: u32,
+    serial: u64,
+}
+
 struct Task {
+    serial: u64,
     name: &'static str,
     host: u32,
+    /// Counts the tasks of its machine.
+    number: u64,
     /// Out while it is polled.
     future: Option<BoxFuture>,
     waker: Waker,
@@ -65,43 +77,95 @@ struct Datagram {
 
 #[derive(Default)]
 struct Socket {
-    host: u32,
     queue: VecDeque<Datagram>,
     bytes: usize,
     limit: usize,
     waker: Option<Waker>,
 }
 
+/// What one machine has.
+#[derive(Default)]
+struct Host {
+    /// By world time and number of the timer.
+    timers: BTreeMap<(u64, u64), Waker>,
+    /// The world was asked to call at this time.
+    armed: Option<u64>,
+    /// It stands in the list of those whose first timer may have become an earlier one.
+    listed: bool,
+    sockets: BTreeMap<SocketAddr, Socket>,
+    ports: u16,
+    tasks: u64,
+    draws: u64,
+    /// How far its clock jumped.
+    shift: u64,
+}
+
 #[derive(Default)]
 struct State {
     now: u64,
-    /// Looked up only: the order of a hash map is nobody's business.
-    tasks: HashMap<u64, Task>,
-    next_task: u64,
-    ready: VecDeque<u64>,
-    /// By world time and number of the timer.
-    timers: BTreeMap<(u64, u64), Waker>,
+    tasks: Vec<Option<Task>>,
+    free: Vec<u32>,
+    serial: u64,
+    ready: VecDeque<TaskId>,
+    hosts: Vec<Host>,
+    /// Those whose first timer may have become an earlier one.
+    earlier: Vec<u32>,
     next_timer: u64,
-    /// The same.
-    sockets: HashMap<SocketAddr, Socket>,
     /// Addresses that were bound or given up since the world looked.
     bound: Vec<(SocketAddr, Option<u32>)>,
-    next_port: BTreeMap<u32, u16>,
     outbox: Vec<Outgoing>,
+    buffers: Vec<Vec<u8>>,
     works: VecDeque<Work>,
-    draws: BTreeMap<u32, u64>,
     disks: BTreeMap<(u32, PathBuf), Disk>,
     /// Faults of disks that last, for disks that are opened later.
     disk_faults: BTreeMap<(u32, usize), DiskFault>,
-    /// How far clocks jumped.
-    shifts: BTreeMap<u32, u64>,
     overflow: u64,
     failure: Option<(Option<u32>, String)>,
 }
 
 impl State {
+    fn host(&mut self, host: u32) -> &mut Host {
+        let index = host as usize;
+        if self.hosts.len() <= index {
+            self.hosts.resize_with(index + 1, Host::default);
+        }
+        &mut self.hosts[index]
+    }
+
     fn shift(&self, host: u32) -> u64 {
-        self.shifts.get(&host).copied().unwrap_or(0)
+        self.hosts.get(host as usize).map_or(0, |host| host.shift)
+    }
+
+    fn task(&mut self, id: TaskId) -> Option<&mut Task> {
+        self.tasks.get_mut(id.slot as usize)?.as_mut().filter(|task| task.serial == id.serial)
+    }
+
+    fn remove(&mut self, id: TaskId) -> Option<Task> {
+        self.task(id)?;
+        self.free.push(id.slot);
+        self.tasks[id.slot as usize].take()
+    }
+
+    fn set_timer(&mut self, host: u32, at: u64, id: u64, waker: Waker) {
+        let h = self.host(host);
+        h.timers.insert((at, id), waker);
+        if h.armed.is_none_or(|armed| at < armed) && !h.listed {
+            h.listed = true;
+            self.earlier.push(host);
+        }
+    }
+
+    /// For a datagram; empty.
+    fn buffer(&mut self) -> Vec<u8> {
+        let mut buffer = self.buffers.pop().unwrap_or_default();
+        buffer.clear();
+        buffer
+    }
+
+    fn recycle(&mut self, buffer: Vec<u8>) {
+        if self.buffers.len() < MAX_BUFFERS {
+            self.buffers.push(buffer);
+        }
     }
 }
 
@@ -114,23 +178,28 @@ pub(crate) struct Exec {
 
 struct TaskWaker {
     exec: Arc<Exec>,
-    id: u64,
+    id: TaskId,
 }
 
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         self.exec.wake(self.id);
     }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.exec.wake(self.id);
+    }
 }
 
 /// What running the ready tasks left for the world to do.
+#[derive(Default)]
 pub(crate) struct Ran {
-    /// Tasks in the order in which they ran, with their machines, for the trace.
-    pub polled: Vec<(u64, u32)>,
+    /// Tasks in the order in which they ran, by machine and number, for the trace.
+    pub polled: Vec<(u32, u64)>,
     pub outbox: Vec<Outgoing>,
     pub bound: Vec<(SocketAddr, Option<u32>)>,
-    /// World time of the first timer.
-    pub next: Option<u64>,
+    /// Machines that are to be called, and when.
+    pub calls: Vec<(u32, u64)>,
 }
 
 impl Exec {
@@ -142,10 +211,9 @@ impl Exec {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self, id: u64) {
+    fn wake(&self, id: TaskId) {
         let mut state = self.state();
-        let State { tasks, ready, .. } = &mut *state;
-        let Some(task) = tasks.get_mut(&id) else { return };
+        let Some(task) = state.task(id) else { return };
         if thread::current().id() != self.home {
             let what = format!(
                 "task `{}` of machine {} was woken by thread {:?}, which is not the simulator's: something in it uses real \
@@ -161,70 +229,116 @@ impl Exec {
         }
         if !task.queued {
             task.queued = true;
-            ready.push_back(id);
+            state.ready.push_back(id);
         }
     }
 
     /// Starts a task on a host.
     pub(crate) fn spawn(self: &Arc<Self>, host: u32, name: &'static str, future: BoxFuture) {
         let mut state = self.state();
-        let id = state.next_task;
-        state.next_task += 1;
+        state.serial += 1;
+        let serial = state.serial;
+        let slot = state.free.pop().unwrap_or_else(|| {
+            state.tasks.push(None);
+            (state.tasks.len() - 1) as u32
+        });
+        let id = TaskId { slot, serial };
         let waker = Waker::from(Arc::new(TaskWaker { exec: self.clone(), id }));
-        state.tasks.insert(id, Task { name, host, future: Some(future), waker, queued: true });
+        let h = state.host(host);
+        h.tasks += 1;
+        let number = h.tasks;
+        let task = Task { serial, name, host, number, future: Some(future), waker, queued: true };
+        state.tasks[slot as usize] = Some(task);
         state.ready.push_back(id);
     }
 
-    /// Runs everything that is ready at `now`, and what that makes ready, and so on.
-    pub(crate) fn run(&self, now: u64) -> Ran {
-        self.state().now = now;
-        let due: Vec<Waker> = {
-            let mut state = self.state();
-            let mut due = Vec::new();
-            while let Some(first) = state.timers.first_entry()
-                && first.key().0 <= now
-            {
-                due.push(first.remove());
-            }
-            due
-        };
-        due.into_iter().for_each(Waker::wake);
-        let mut polled = Vec::new();
+    /// The time has come that a machine asked for.
+    pub(crate) fn call(&self, now: u64, host: u32) {
+        let mut state = self.state();
+        state.now = now;
+        let h = state.host(host);
+        if h.armed.is_some_and(|at| at <= now) {
+            h.armed = None;
+        }
+        while let Some(first) = state.host(host).timers.first_entry()
+            && first.key().0 <= now
+        {
+            let waker = first.remove();
+            drop(state);
+            waker.wake();
+            state = self.state();
+        }
+        let h = state.host(host);
+        if h.armed.is_none() && !h.timers.is_empty() && !h.listed {
+            h.listed = true;
+            state.earlier.push(host);
+        }
+    }
+
+    /// Runs everything that is ready at `now`, and what that makes ready, and so on. `turn`: only this
+    /// machine may be called now.
+    pub(crate) fn run(&self, now: u64, turn: Option<u32>, ran: &mut Ran) {
+        let mut state = self.state();
+        state.now = now;
         loop {
-            let work = self.state().works.pop_front();
-            if let Some(work) = work {
+            if let Some(work) = state.works.pop_front() {
+                drop(state);
                 work();
+                state = self.state();
                 continue;
             }
-            let mut state = self.state();
             let Some(id) = state.ready.pop_front() else { break };
-            let Some(task) = state.tasks.get_mut(&id) else { continue };
+            let Some(task) = state.task(id) else { continue };
             task.queued = false;
-            let (waker, name, host) = (task.waker.clone(), task.name, task.host);
-            let Some(mut future) = task.future.take() else { continue };
-            polled.push((id, host));
-            if polled.len() as u64 > MAX_POLLS {
-                let what = format!("livelock: tasks never wait; the last one is `{name}`");
+            let (name, host, number) = (task.name, task.host, task.number);
+            ran.polled.push((host, number));
+            let broken = match turn {
+                Some(turn) if turn != host => Some(format!(
+                    "task `{name}` was woken by machine {turn}, not over the network: such machines cannot be \
+                     called node by node (WorldConfig::by_node)"
+                )),
+                _ if ran.polled.len() as u64 > MAX_POLLS => {
+                    Some(format!("livelock: tasks never wait; the last one is `{name}`"))
+                }
+                _ => None,
+            };
+            if let Some(what) = broken {
                 state.failure.get_or_insert((Some(host), what));
                 break;
             }
-            drop(state);
+            let Some(task) = state.task(id) else { continue };
+            let waker = task.waker.clone();
+            let Some(mut future) = task.future.take() else { continue };
             // Polled without the lock: tasks use timers, sockets and spawn.
+            drop(state);
             let poll = || future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
             let done = catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|panic| named(name, host, panic));
             if done {
-                self.state().tasks.remove(&id);
-                drop(future);
-            } else if let Some(task) = self.state().tasks.get_mut(&id) {
-                task.future = Some(future);
+                let task = self.state().remove(id);
+                drop((task, future));
+                state = self.state();
+            } else {
+                state = self.state();
+                if let Some(task) = state.task(id) {
+                    task.future = Some(future);
+                } else {
+                    // It ended its own machine.
+                    drop(state);
+                    drop(future);
+                    state = self.state();
+                }
             }
         }
-        let mut state = self.state();
-        Ran {
-            polled,
-            outbox: std::mem::take(&mut state.outbox),
-            bound: std::mem::take(&mut state.bound),
-            next: state.timers.keys().next().map(|(at, _)| *at),
+        std::mem::swap(&mut state.outbox, &mut ran.outbox);
+        std::mem::swap(&mut state.bound, &mut ran.bound);
+        while let Some(host) = state.earlier.pop() {
+            let h = state.host(host);
+            h.listed = false;
+            let first = h.timers.keys().next().map(|(at, _)| *at);
+            if let Some(at) = first.filter(|at| h.armed.is_none_or(|armed| *at < armed)) {
+                h.armed = Some(at);
+                ran.calls.push((host, at));
+            }
         }
     }
 
@@ -232,22 +346,28 @@ impl Exec {
         self.state().failure.clone()
     }
 
+    /// Whether [`Self::run`] has something to do.
     pub(crate) fn has_work(&self) -> bool {
         let state = self.state();
-        !state.ready.is_empty() || !state.works.is_empty()
+        !state.ready.is_empty() || !state.works.is_empty() || !state.earlier.is_empty()
     }
 
-    /// A datagram reaches a socket.
-    pub(crate) fn deliver(&self, to: SocketAddr, from: SocketAddr, ecn: Ecn, data: &[u8]) {
+    /// A buffer that a task sent from, to be used again.
+    pub(crate) fn recycle(&self, buffer: Vec<u8>) {
+        self.state().recycle(buffer);
+    }
+
+    /// A datagram reaches a socket of a machine.
+    pub(crate) fn deliver(&self, host: u32, to: SocketAddr, from: SocketAddr, ecn: Ecn, data: Vec<u8>) {
         let waker = {
             let mut state = self.state();
-            let Some(socket) = state.sockets.get_mut(&to) else { return };
+            let Some(socket) = state.host(host).sockets.get_mut(&to) else { return };
             if socket.bytes + data.len() > socket.limit {
                 state.overflow += 1;
                 return;
             }
             socket.bytes += data.len();
-            socket.queue.push_back(Datagram { from, to: to.ip(), ecn, data: data.to_vec() });
+            socket.queue.push_back(Datagram { from, to: to.ip(), ecn, data });
             socket.waker.take()
         };
         if let Some(waker) = waker {
@@ -259,15 +379,18 @@ impl Exec {
     pub(crate) fn crash(&self, host: u32) {
         let tasks: Vec<Task> = {
             let mut state = self.state();
-            let mut ids: Vec<u64> =
-                state.tasks.iter().filter(|(_, t)| t.host == host).map(|(id, _)| *id).collect();
-            ids.sort_unstable();
-            ids.iter().filter_map(|id| state.tasks.remove(id)).collect()
+            let slots = state.tasks.iter().zip(0..);
+            let of_host = slots.filter_map(|(task, slot)| Some((task.as_ref()?, slot)));
+            let of_host = of_host.filter(|(task, _)| task.host == host);
+            let mut ids: Vec<TaskId> =
+                of_host.map(|(task, slot)| TaskId { slot, serial: task.serial }).collect();
+            ids.sort_unstable_by_key(|id| id.serial);
+            ids.iter().filter_map(|id| state.remove(*id)).collect()
         };
         // Dropped without the lock: tasks own timers and sockets, which give themselves back.
         drop(tasks);
         let mut state = self.state();
-        state.sockets.retain(|_, socket| socket.host != host);
+        state.host(host).sockets.clear();
         state.outbox.retain(|out| out.place != host);
         state.disks.iter().filter(|((h, _), _)| *h == host).for_each(|(_, disk)| disk.crash());
     }
@@ -305,21 +428,22 @@ impl Exec {
         state.disks.iter().filter(|((h, _), _)| *h == host).for_each(|(_, disk)| disk.mend(number));
     }
 
-    /// A host's clock jumps ahead. All timers look at their clocks again.
+    /// A host's clock jumps ahead. Its timers look at it again.
     pub(crate) fn shift_clock(&self, host: u32, by: u64) {
         let timers = {
             let mut state = self.state();
-            *state.shifts.entry(host).or_default() += by;
-            std::mem::take(&mut state.timers)
+            let h = state.host(host);
+            h.shift += by;
+            std::mem::take(&mut h.timers)
         };
         timers.into_values().for_each(Waker::wake);
     }
 
     fn draw(&self, host: u32) -> [u8; 32] {
         let mut state = self.state();
-        let n = state.draws.entry(host).or_default();
-        *n += 1;
-        bytes32(self.seed, Domain::Entropy, u64::from(host), *n)
+        let h = state.host(host);
+        h.draws += 1;
+        bytes32(self.seed, Domain::Entropy, u64::from(host), h.draws)
     }
 }
 
@@ -358,20 +482,20 @@ impl Runtime for HostRuntime {
             return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, what));
         }
         let mut state = self.exec.state();
+        let h = state.host(self.host);
         let port = match at.port() {
             0 => {
-                let next = state.next_port.entry(self.host).or_insert(FIRST_PORT);
-                *next += 1;
-                *next
+                h.ports += 1;
+                FIRST_PORT + h.ports
             }
             port => port,
         };
         let addr = SocketAddr::new(self.ip, port);
-        if state.sockets.contains_key(&addr) {
+        if h.sockets.contains_key(&addr) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let limit = options.recv_buffer;
-        state.sockets.insert(addr, Socket { host: self.host, limit, ..Socket::default() });
+        h.sockets.insert(addr, Socket { limit, ..Socket::default() });
         state.bound.push((addr, Some(self.host)));
         let socket =
             Arc::new(HostSocket { exec: self.exec.clone(), host: self.host, addr, options: *options });
@@ -451,7 +575,10 @@ impl UdpTx for HostSocket {
         }
         let ecn = if self.options.ecn { t.ecn } else { Ecn::NotEct };
         let (place, from, to) = (self.host, self.addr, t.to);
-        self.exec.state().outbox.push(Outgoing { place, from, to, ecn, data: t.data.to_vec(), segment });
+        let mut state = self.exec.state();
+        let mut data = state.buffer();
+        data.extend_from_slice(t.data);
+        state.outbox.push(Outgoing { place, from, to, ecn, data, segment });
         Ok(())
     }
 
@@ -467,20 +594,24 @@ struct HostReceiver {
 
 impl UdpRx for HostReceiver {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Batch<'_>>> {
-        let mut state = self.socket.exec.state();
-        let Some(socket) = state.sockets.get_mut(&self.socket.addr) else {
+        let HostSocket { exec, host, addr, options } = &*self.socket;
+        let mut state = exec.state();
+        self.slots.drain(..).for_each(|slot| state.recycle(slot.buf));
+        let Some(socket) = state.host(*host).sockets.get_mut(addr) else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        self.slots.clear();
         while self.slots.len() < BATCH {
             let Some(Datagram { from, to, ecn, data }) = socket.queue.pop_front() else { break };
             socket.bytes -= data.len();
-            let ecn = if self.socket.options.ecn { ecn } else { Ecn::NotEct };
+            let ecn = if options.ecn { ecn } else { Ecn::NotEct };
             let len = data.len();
             self.slots.push(Slot { buf: data, len, stride: len, from, to: Some(to), ecn });
         }
         if self.slots.is_empty() {
-            socket.waker = Some(cx.waker().clone());
+            match &mut socket.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
             return Poll::Pending;
         }
         drop(state);
@@ -491,7 +622,7 @@ impl UdpRx for HostReceiver {
 impl Drop for HostReceiver {
     fn drop(&mut self) {
         let mut state = self.socket.exec.state();
-        state.sockets.remove(&self.socket.addr);
+        state.host(self.socket.host).sockets.remove(&self.socket.addr);
         state.bound.push((self.socket.addr, None));
     }
 }
@@ -505,7 +636,7 @@ struct HostTimer {
 impl HostTimer {
     fn clear(&mut self, state: &mut State) {
         if let Some(at) = self.at.take() {
-            state.timers.remove(&(at, self.id));
+            state.host(self.runtime.host).timers.remove(&(at, self.id));
         }
     }
 }
@@ -513,14 +644,21 @@ impl HostTimer {
 impl Timer for HostTimer {
     fn poll(&mut self, cx: &mut Context<'_>, at: Option<Instant>) -> Poll<()> {
         let exec = self.runtime.exec.clone();
+        let host = self.runtime.host;
         let mut state = exec.state();
+        let at = at.map(|at| self.runtime.world_time(at, &state));
+        if let Some(at) = at.filter(|at| *at > state.now && self.at == Some(*at))
+            && let Some(waker) = state.host(host).timers.get_mut(&(at, self.id))
+        {
+            waker.clone_from(cx.waker());
+            return Poll::Pending;
+        }
         self.clear(&mut state);
         let Some(at) = at else { return Poll::Pending };
-        let at = self.runtime.world_time(at, &state);
         if at <= state.now {
             return Poll::Ready(());
         }
-        state.timers.insert((at, self.id), cx.waker().clone());
+        state.set_timer(host, at, self.id, cx.waker().clone());
         self.at = Some(at);
         Poll::Pending
     }

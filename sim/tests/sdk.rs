@@ -2,9 +2,12 @@
 
 mod common;
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::{MS, secs};
+use net_proto::identity::{Identity, Mesh as MeshSecret, MeshId, MeshKey, Ticket};
 use net_sdk::{Invite, Mesh, Mode, rt};
 use net_sim::{Failure, LinkConfig, Sim, World, check, ensure};
 
@@ -93,4 +96,107 @@ fn a_wake_from_a_foreign_thread_fails_the_run_and_names_the_task() {
     std::thread::spawn(move || waker.wake()).join().expect_err("the wake is refused");
     let failure = world.run_for(MS).unwrap_err();
     assert!(failure.what.contains("`application`"), "{failure}");
+}
+
+/// Machines that talk over lossy links, called in turn or all at every instant: one machine begins late, one
+/// crashes and starts again, one's clock jumps.
+fn chatter(seed: u64, by_node: bool) -> (u64, u64, u32) {
+    const MACHINES: u32 = 6;
+    let link = LinkConfig {
+        jitter: 5 * MS,
+        duplicate: 10_000,
+        corrupt: 1_000,
+        ..LinkConfig::delay(20 * MS).with_loss(10_000)
+    };
+    let mut config = Sim::new(seed).config().link(link);
+    config.by_node = by_node;
+    let mut world = World::new(config);
+    let secret = MeshSecret { id: MeshId([1; 32]), key: MeshKey([2; 32]) };
+    let ticket = |i: u32| Ticket {
+        entity: Identity::from_seed(&[i as u8; 32]).id(),
+        addrs: vec![SocketAddr::from((Ipv4Addr::from(0x0a00_0001 + i), 7_000))],
+    };
+    let got = Arc::<AtomicU32>::default();
+    let start = {
+        let got = got.clone();
+        move |world: &mut World, i: u32| {
+            let builder = Mesh::builder().bind(ticket(i).addrs).seed([i as u8; 32]).mesh(secret.clone());
+            let (others, got) = ([ticket((i + 1) % MACHINES), ticket((i + 3) % MACHINES)], got.clone());
+            world.start_task(i, move |runtime| {
+                rt::enter(runtime, async move {
+                    rt::sleep(MS * (i * 37 + 1)).await;
+                    let mesh = builder.start().await.unwrap();
+                    for other in others {
+                        rt::spawn(say(mesh.clone(), other));
+                    }
+                    while let Ok(stream) = mesh.accept_stream().await {
+                        let got = got.clone();
+                        rt::spawn(async move {
+                            while let Ok(Some(_)) = stream.recv().await {
+                                got.fetch_add(1, Ordering::Relaxed);
+                            }
+                        });
+                    }
+                })
+            });
+        }
+    };
+    for i in 0..MACHINES {
+        world.host();
+        start(&mut world, i);
+    }
+    world.at(secs(1), |w| w.crash_host(2));
+    world.at(1_300 * MS, move |w| start(w, 2));
+    world.at(2_100 * MS, |w| w.jump_clock(4, secs(1)));
+    for slice in [1, 999, 500, 7, 2_493] {
+        world.run_for(slice * MS).unwrap();
+    }
+    (world.trace(), world.stats().arrived, got.load(Ordering::Relaxed))
+}
+
+async fn say(mesh: Mesh, to: Ticket) {
+    loop {
+        let Ok(peer) = mesh.connect(&to).await else { continue };
+        let Ok(stream) = peer.open_stream("chatter", Mode::Reliable).await else { continue };
+        while stream.send(b"still here").await.is_ok() {
+            rt::sleep(100 * MS).await;
+        }
+    }
+}
+
+#[test]
+fn machines_called_one_after_the_other_are_the_same_run() {
+    for seed in 0..3 {
+        let run = chatter(seed, true);
+        assert_eq!(run, chatter(seed, false), "seed {seed}");
+        assert!(run.2 > 100, "{run:?}");
+    }
+}
+
+/// Tasks of two machines that wake each other cannot be told apart in time: that is refused, not guessed.
+#[test]
+fn machines_that_wake_each_other_are_not_called_one_after_the_other() {
+    let run = |by_node| {
+        let mut config = Sim::new(1).config();
+        config.by_node = by_node;
+        let mut world = World::new(config);
+        let waker = Board::<Option<std::task::Waker>>::default();
+        let mine = waker.clone();
+        world.spawn_task(|_| {
+            std::future::poll_fn(move |cx| {
+                *mine.lock().unwrap() = Some(cx.waker().clone());
+                std::task::Poll::Pending
+            })
+        });
+        world.spawn_task(|runtime| {
+            rt::enter(runtime, async move {
+                rt::sleep(5 * MS).await;
+                waker.lock().unwrap().take().unwrap().wake();
+            })
+        });
+        world.run_for(secs(1))
+    };
+    assert_eq!(run(false), Ok(()));
+    let failure = run(true).unwrap_err();
+    assert!(failure.node == Some(0) && failure.what.contains("by_node"), "{failure}");
 }

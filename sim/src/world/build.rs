@@ -17,9 +17,9 @@ impl World {
     /// links. This is where the SDK and asynchronous applications run.
     pub fn host(&mut self) -> u32 {
         self.tasks = true;
-        self.by_node = false;
         let place = self.add_place(false);
-        self.places[place as usize].plain = false;
+        let p = &mut self.places[place as usize];
+        (p.plain, p.machine) = (false, true);
         // Its sockets have addresses, the machine alone has none.
         self.owners.remove(&default_addr(place));
         place
@@ -50,8 +50,7 @@ impl World {
         let runtime = self.runtime(host);
         self.places[host as usize].powered = true;
         self.exec.spawn(host, "application", Box::pin(task(runtime)));
-        self.push(self.now, TASKS, Kind::Tasks);
-        self.exec_at = Some(self.now);
+        self.push(self.now, host, Kind::Tasks);
     }
 
     /// Stops a machine as a power cut does: its tasks, sockets and unsynced writes are gone.
@@ -63,43 +62,38 @@ impl World {
         self.owners.retain(|_, owner| *owner != Owner::Host(host));
     }
 
-    /// Lets all ready tasks run and takes out what they did.
-    pub(super) fn run_tasks(&mut self) {
-        if self.exec_at.is_some_and(|at| at <= self.now) {
-            self.exec_at = None;
+    /// Lets all ready tasks run and takes out what they did. `turn`: only this machine may be called now.
+    pub(super) fn run_tasks(&mut self, turn: Option<u32>) {
+        let mut ran = std::mem::take(&mut self.ran);
+        self.exec.run(self.now, turn, &mut ran);
+        for (host, number) in ran.polled.drain(..) {
+            self.places[host as usize].chain.numbers(&[self.now, 8, number]);
         }
-        let Ran { polled, outbox, bound, next } = self.exec.run(self.now);
-        if !polled.is_empty() {
-            self.chain.numbers(&[self.now, 8]);
-            for (id, host) in polled {
-                self.chain.numbers(&[id]);
-                self.places[host as usize].chain.numbers(&[self.now, 8]);
-            }
-        }
-        for (addr, host) in bound {
+        for (addr, host) in ran.bound.drain(..) {
             match host {
                 Some(host) => self.owners.insert(addr, Owner::Host(host)),
                 None => self.owners.remove(&addr),
             };
         }
-        for out in outbox {
+        for Outgoing { place, from, to, ecn, data, segment } in ran.outbox.drain(..) {
             self.stats.batches += 1;
-            let chain = &mut self.places[out.place as usize].chain;
+            let chain = &mut self.places[place as usize].chain;
             chain.numbers(&[self.now, 7]);
-            chain.bytes(&out.data);
-            for data in out.data.chunks(out.segment) {
-                self.stats.datagrams += 1;
-                self.stats.bytes += data.len() as u64;
-                self.depart(out.place, out.from, out.to, data, out.ecn);
+            chain.bytes(&data);
+            if segment >= data.len() {
+                self.depart(place, from, to, data, ecn);
+                continue;
             }
-        }
-        if let Some(next) = next {
-            let next = next.max(self.now + 1);
-            if self.exec_at.is_none_or(|at| next < at) {
-                self.exec_at = Some(next);
-                self.push(next, TASKS, Kind::Tasks);
+            for datagram in data.chunks(segment) {
+                let datagram = self.buffer(datagram);
+                self.depart(place, from, to, datagram, ecn);
             }
+            self.exec.recycle(data);
         }
+        for (host, at) in ran.calls.drain(..) {
+            self.push(at.max(self.now + 1), host, Kind::Tasks);
+        }
+        self.ran = ran;
     }
 
     pub(super) fn add(&mut self, app: Option<Box<dyn App>>) -> u32 {
@@ -137,6 +131,7 @@ impl World {
             causes: 0,
             packets: 0,
             plain: true,
+            machine: false,
             powered: false,
         });
         place

@@ -30,7 +30,7 @@ use net_shell::runtime::Runtime;
 use crate::app::{App, Ctx};
 use crate::checkers::{Plaintext, Seen, TimersAhead, Wants, Watch, Wire};
 use crate::clock::Clock;
-use crate::exec::{Exec, HostRuntime, Ran};
+use crate::exec::{Exec, HostRuntime, Outgoing, Ran};
 use crate::keyed::{Domain, below, bytes32, chance, draw};
 use crate::nat::Nat;
 use crate::net::{Link, LinkConfig, LinkStats, Shared};
@@ -48,8 +48,6 @@ const MAX_BATCHES: u32 = 20_000;
 const FIRST_ADDR: u32 = 0x0a00_0001;
 /// More places than this would have addresses of others, and need more bits in the order of packets.
 const MOST_PLACES: u32 = 1 << 22;
-/// Stands for all machines with tasks in the queue.
-const TASKS: u32 = u32::MAX;
 /// Port of every node.
 const PORT: u16 = 7_000;
 
@@ -72,8 +70,9 @@ pub struct WorldConfig {
     /// Calls node after node, each for as long as none can learn what another did meanwhile: the
     /// shortest delay of any link. Large worlds are faster by far, as a node's memory is read once for
     /// all that it has to do. Traces are the same; checkers see what two nodes do within that time node
-    /// by node. Where it cannot be (tasks, address translations, moved nodes, shared links, records) it
-    /// is not done.
+    /// by node. Where it cannot be (address translations, moved nodes, shared links, records) it
+    /// is not done. Machines with tasks must meet over the network only: a task that another machine's
+    /// wakes fails the run.
     pub by_node: bool,
     /// A job takes a time drawn from this range.
     pub job_time: (Duration, Duration),
@@ -204,6 +203,8 @@ struct Place {
     packets: u64,
     /// Whether others reach it at its first address, and nothing lies between.
     plain: bool,
+    /// Whether it is a machine with tasks, and no bare node.
+    machine: bool,
     /// Whether a machine's tasks run.
     powered: bool,
 }
@@ -273,8 +274,8 @@ pub struct World {
     exec: Arc<Exec>,
     /// Whether any machine has tasks.
     tasks: bool,
-    /// When tasks are to run next.
-    exec_at: Option<u64>,
+    /// Memory for what tasks did.
+    ran: Ran,
     failure: Option<Failure>,
     nats: Vec<Nat>,
     nat_of: BTreeMap<IpAddr, usize>,
@@ -297,7 +298,7 @@ impl World {
             nat_of: BTreeMap::new(),
             faults: Faults::default(),
             exec: Exec::new(config.seed),
-            exec_at: None,
+            ran: Ran::default(),
             tasks: false,
             by_node: config.by_node,
             usual: config.link.clone().into(),
@@ -582,7 +583,8 @@ impl World {
 
     /// Until when nodes may be called one after the other, if for a while.
     fn window(&mut self, end: u64) -> Option<u64> {
-        if !self.by_node || self.watch.records() {
+        // What the test woke between two steps runs after the next one, whosever turn that is.
+        if !self.by_node || self.watch.records() || self.tasks && self.exec.has_work() {
             return None;
         }
         let first = self.queue.peek()?.at;
@@ -606,6 +608,9 @@ impl World {
         self.queue.open(until);
         while let Some(entry) = self.queue.pop() {
             self.happen(entry);
+            if self.tasks && self.exec.has_work() {
+                self.run_tasks(Some(entry.place));
+            }
             if self.failure.is_some() || self.watch.broken.is_some() {
                 self.queue.close();
                 break;
@@ -635,7 +640,7 @@ impl World {
             }
         }
         if self.tasks && self.exec.has_work() {
-            self.run_tasks();
+            self.run_tasks(None);
         }
         if self.watch.records() {
             self.watch.point(self.now, self.trace());
@@ -677,7 +682,8 @@ impl World {
                     self.settle(place);
                 }
             }
-            Kind::Tasks => self.run_tasks(),
+            // They run at the end of the step.
+            Kind::Tasks => self.exec.call(at, place),
         }
     }
 

@@ -16,27 +16,33 @@ impl World {
         let chain = &mut self.places[place as usize].chain;
         chain.numbers(&[self.now, 7, path_number(&transmit.path), transmit.len as u64]);
         for data in out[..transmit.len].chunks(segment) {
-            self.stats.datagrams += 1;
-            self.stats.bytes += data.len() as u64;
             let src = self.source(place, &transmit.path, dst);
-            let id = self.stats.datagrams;
+            let id = self.stats.datagrams + 1;
             let sent = Seen::Sent { node: place, id, src, dst, ecn: transmit.ecn, data };
             self.watch.see(Duration::from_nanos(self.now), &sent);
+            let data = self.buffer(data);
             self.depart(place, src, dst, data, transmit.ecn);
         }
     }
 
-    pub(super) fn depart(&mut self, place: u32, src: SocketAddr, dst: SocketAddr, data: &[u8], ecn: Ecn) {
+    /// A copy of a datagram, in memory that was used before.
+    pub(super) fn buffer(&mut self, data: &[u8]) -> Vec<u8> {
         let mut bytes = self.buffers.pop().unwrap_or_default();
         bytes.clear();
         bytes.extend_from_slice(data);
+        bytes
+    }
+
+    pub(super) fn depart(&mut self, place: u32, src: SocketAddr, dst: SocketAddr, data: Vec<u8>, ecn: Ecn) {
+        self.stats.datagrams += 1;
+        self.stats.bytes += data.len() as u64;
         let owner = self.owner(place, dst);
         match owner {
             None => {
                 self.stats.nowhere += 1;
-                self.buffers.push(bytes);
+                self.recycle(data);
             }
-            Some(Owner::Outsider(i)) => self.outsiders[i].1.push(bytes),
+            Some(Owner::Outsider(i)) => self.outsiders[i].1.push(data),
             Some(Owner::Copier(i)) => {
                 let copier = &mut self.copiers[i];
                 copier.got.0 += 1;
@@ -47,17 +53,18 @@ impl World {
                     // As fast as an attacker can hope for: just ahead of the honest way.
                     let at = self.now + nanos(self.link(place, to).config.delay).saturating_sub(1_000_000);
                     let dst = self.addr(to);
-                    self.arrive_at(at, bytes, via, dst, ecn, to);
+                    self.arrive_at(at, data, via, dst, ecn, to);
                 }
             }
             Some(Owner::Node(to) | Owner::Host(to)) => {
                 let way = self.way(place, to);
                 let id = self.stats.datagrams;
-                let packet = Packet { id, from: Some(place), data: bytes, src, dst, ecn, to, way, hop: 0 };
+                let original = if self.copiers.is_empty() { Vec::new() } else { data.clone() };
+                let packet = Packet { id, from: Some(place), data, src, dst, ecn, to, way, hop: 0 };
                 match self.link_of(way, 0) {
                     Some(link) => {
                         let first = self.pass(packet, link);
-                        self.copy(place, to, dst, data, ecn, first);
+                        self.copy(place, to, dst, &original, ecn, first);
                     }
                     None => self.push_packet(self.now, packet),
                 }
@@ -161,8 +168,8 @@ impl World {
             let chain = &mut self.places[index].chain;
             chain.numbers(&[self.now, 1, packet.ecn as u64]);
             chain.bytes(&packet.data);
-            self.exec.deliver(packet.dst, packet.src, packet.ecn, &packet.data);
-            return self.recycle(packet.data);
+            let Packet { to, dst, src, ecn, data, .. } = packet;
+            return self.exec.deliver(to, dst, src, ecn, data);
         }
         let own = owner == Some(Owner::Node(packet.to));
         if !(own || self.admitted(&packet)) || self.places[index].node.is_none() {
@@ -217,6 +224,14 @@ impl World {
         self.owners.get(addr).copied()
     }
 
+    /// The machine with this address, whatever its sockets.
+    fn machine_at(&self, addr: &SocketAddr) -> Option<u32> {
+        let SocketAddr::V4(v4) = addr else { return None };
+        let place = u32::from(*v4.ip()).wrapping_sub(FIRST_ADDR);
+        let p = self.places.get(place as usize)?;
+        (p.machine && p.addr.ip() == addr.ip()).then_some(place)
+    }
+
     /// Who gets what a node sends to an address.
     fn owner(&self, place: u32, dst: SocketAddr) -> Option<Owner> {
         let mine = self.places[place as usize].nat;
@@ -228,6 +243,8 @@ impl World {
                 (!hidden).then_some(Owner::Node(to))
             }
             Some(owner) => Some(owner),
+            // Whether the socket is there is seen when the datagram is.
+            None if self.machine_at(&dst).is_some() => self.machine_at(&dst).map(Owner::Host),
             None => {
                 let nat = *self.nat_of.get(&dst.ip())?;
                 let inside = self.nats[nat].leads_to(self.now, dst, mine == Some(nat))?;
