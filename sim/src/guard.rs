@@ -8,7 +8,9 @@ const DATA: u8 = 5;
 /// Watches one life of one node.
 #[derive(Debug, Default)]
 pub struct Guard {
-    /// Sorted by `key`, then address. No maps: this is looked at for every datagram.
+    /// By address, sorted: its key, and in the lowest bit whether it is trusted. Apart from `remotes`, which
+    /// have the same order, since it is looked at for every datagram and lies in one or two cache lines.
+    keys: Vec<u64>,
     remotes: Vec<Remote>,
     /// Addresses where something reached an honest node that has not been heard of since, and which.
     reached: Vec<(SocketAddr, u32)>,
@@ -16,64 +18,78 @@ pub struct Guard {
 
 #[derive(Debug)]
 struct Remote {
-    /// The address as a number, which compares faster; one of IPv6 shares it with others.
-    key: u64,
     addr: SocketAddr,
-    trusted: bool,
+    /// Bytes, counted until it is trusted.
     got: u64,
     sent: u64,
-    /// Highest counter sent under each receiver index, the latest index last.
-    counters: Vec<(u32, u64)>,
+    /// The receiver index sent under last, and its highest counter.
+    latest: Option<(u32, u64)>,
+    /// The same of earlier ones.
+    earlier: Vec<(u32, u64)>,
 }
 
+/// A number for an address: of IPv4 its own, of IPv6 one that it shares with others.
 const fn key(addr: &SocketAddr) -> u64 {
     match addr {
-        SocketAddr::V4(v4) => (v4.ip().to_bits() as u64) << 16 | v4.port() as u64,
-        SocketAddr::V6(v6) => (v6.ip().to_bits() as u64) << 16 | v6.port() as u64,
+        SocketAddr::V4(v4) => (v4.ip().to_bits() as u64) << 17 | (v4.port() as u64) << 1,
+        SocketAddr::V6(v6) => 1 << 63 | (v6.ip().to_bits() as u64) << 17 | (v6.port() as u64) << 1,
     }
 }
 
 impl Remote {
     fn count(&mut self, index: u32, counter: u64) -> Result<(), String> {
-        match self.counters.iter_mut().rev().find(|(known, _)| *known == index) {
-            Some((_, last)) if *last >= counter => {
-                Err(format!("counter {counter} after {last} under the key of {index} at {}", self.addr))
+        let Self { addr, latest, earlier, .. } = self;
+        let known = match latest {
+            Some((of, last)) if *of == index => Some(last),
+            _ => earlier.iter_mut().rev().find(|(of, _)| *of == index).map(|(_, last)| last),
+        };
+        match known {
+            Some(last) if *last >= counter => {
+                return Err(format!("counter {counter} after {last} under the key of {index} at {addr}"));
             }
-            Some((_, last)) => {
-                *last = counter;
-                Ok(())
-            }
-            None => {
-                self.counters.push((index, counter));
-                Ok(())
-            }
+            Some(last) => *last = counter,
+            None => earlier.extend(latest.replace((index, counter))),
         }
+        Ok(())
     }
 }
 
 impl Guard {
-    fn of(&mut self, addr: SocketAddr) -> &mut Remote {
-        let key = key(&addr);
-        let order = |remote: &Remote| remote.key.cmp(&key).then_with(|| remote.addr.cmp(&addr));
-        let place = match self.remotes.binary_search_by(order) {
-            Ok(place) => place,
-            Err(place) => {
-                let remote = Remote { key, addr, trusted: false, got: 0, sent: 0, counters: Vec::new() };
-                self.remotes.insert(place, remote);
-                place
+    fn find(&self, addr: &SocketAddr) -> Result<usize, usize> {
+        let key = key(addr);
+        let mut place = self.keys.partition_point(|known| *known < key);
+        while self.keys.get(place).is_some_and(|known| known & !1 == key) {
+            if addr.is_ipv4() || self.remotes[place].addr == *addr {
+                return Ok(place);
             }
-        };
-        &mut self.remotes[place]
+            place += 1;
+        }
+        Err(place)
+    }
+
+    fn of(&mut self, addr: SocketAddr) -> usize {
+        self.find(&addr).unwrap_or_else(|place| {
+            self.keys.insert(place, key(&addr));
+            let remote = Remote { addr, got: 0, sent: 0, latest: None, earlier: Vec::new() };
+            self.remotes.insert(place, remote);
+            place
+        })
+    }
+
+    fn trusts(&self, place: usize) -> bool {
+        self.keys[place] & 1 == 1
     }
 
     /// The node dialled this address, or says that it is proven.
     pub fn trust(&mut self, addr: SocketAddr) {
-        self.of(addr).trusted = true;
+        let place = self.of(addr);
+        self.keys[place] |= 1;
     }
 
     /// What the node sent to this address reached an honest node there.
     pub fn reached(&mut self, addr: SocketAddr, who: u32) {
-        if !self.of(addr).trusted && !self.reached.contains(&(addr, who)) {
+        let place = self.of(addr);
+        if !self.trusts(place) && !self.reached.contains(&(addr, who)) {
             self.reached.push((addr, who));
         }
     }
@@ -81,7 +97,10 @@ impl Guard {
     /// A datagram from `addr` reached the node; the honest node `who` sent it, if one did. That proves
     /// every address at which it was reached before, wherever it sends from now: it may have moved.
     pub fn got(&mut self, addr: SocketAddr, len: usize, who: Option<u32>) {
-        self.of(addr).got += len as u64;
+        let place = self.of(addr);
+        if !self.trusts(place) {
+            self.remotes[place].got += len as u64;
+        }
         if self.reached.is_empty() {
             return;
         }
@@ -93,9 +112,11 @@ impl Guard {
 
     /// The node sends `data` to `addr`. An error says which rule that breaks.
     pub fn sent(&mut self, addr: SocketAddr, data: &[u8]) -> Result<(), String> {
-        let remote = self.of(addr);
+        let place = self.of(addr);
+        let trusted = self.trusts(place);
+        let remote = &mut self.remotes[place];
         remote.sent += data.len() as u64;
-        if !remote.trusted && remote.sent > remote.got {
+        if !trusted && remote.sent > remote.got {
             let Remote { got, sent, .. } = remote;
             return Err(format!(
                 "amplification: {sent} bytes to {addr}, which sent {got} and proved nothing"
