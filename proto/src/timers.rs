@@ -85,6 +85,11 @@ impl TimerHeap {
         Some((time, self.get(child).map_or(Reason::Expiry, |(_, reason)| reason)))
     }
 
+    /// The children that may be due by `end`, in no particular order.
+    pub fn due_by(&self, end: Instant) -> impl Iterator<Item = u32> {
+        self.heap.iter().filter(move |(at, _)| *at <= end).map(|(_, child)| *child)
+    }
+
     /// Takes the next child whose deadline is at or before `now`, and clears that deadline. In order of
     /// time, then of child.
     pub fn pop_due(&mut self, now: Instant) -> Option<u32> {
@@ -200,6 +205,8 @@ mod tests {
                 }
                 let first = model.first().map(|(at, _)| *at);
                 let early = t.next().map(|(at, _)| at);
+                let soon: BTreeSet<u32> = t.due_by(time).collect();
+                prop_assert!(model.iter().all(|(at, c)| *at > time || soon.contains(c)));
                 prop_assert!(first.is_none() || early.is_some_and(|e| Some(e) <= first));
                 if kind % 2 == 0 { t.settle(); prop_assert_eq!(t.next().map(|(at, _)| at), first); }
                 prop_assert!(t.heap.len() <= 12);

@@ -420,6 +420,26 @@ impl Node {
         gone
     }
 
+    /// Has the memory of the association fetched that a datagram is for, if it is for one. A driver that has
+    /// several datagrams calls this for each before it handles the first: then their waits for memory
+    /// overlap. Changes nothing; returns a number that means nothing.
+    pub fn warm(&self, datagram: &[u8]) -> u64 {
+        let target = parse_header(datagram).and_then(|(index, _)| self.indices.get(index));
+        match target {
+            Some(Target::Session(slot)) => self.warm_slot(slot),
+            _ => 0,
+        }
+    }
+
+    /// The same for the associations whose timers may be due by `end`.
+    pub fn warm_due(&self, end: Instant) -> u64 {
+        self.timers.due_by(end).map(|slot| self.warm_slot(slot)).fold(0, u64::wrapping_add)
+    }
+
+    fn warm_slot(&self, slot: u32) -> u64 {
+        self.slots.get(slot as usize).and_then(|s| s.session.as_deref()).map_or(0, Session::warm)
+    }
+
     /// Writes the next datagrams into `buf`: one, or several of one size for one destination.
     ///
     /// `buf` must hold at least one datagram of the largest configured size; what it holds more is

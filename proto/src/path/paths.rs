@@ -4,7 +4,7 @@ use super::size::Search;
 use super::{Path, Remote};
 use crate::bounded::Few;
 use crate::entropy::Entropy;
-use crate::time::{Duration, Instant, Reason, earlier};
+use crate::time::{Duration, Instant, Reason, earlier, nanos};
 use alloc::collections::VecDeque;
 use core::net::IpAddr;
 use heapless::Vec;
@@ -626,6 +626,24 @@ impl Paths {
             return None;
         }
         self.active.search.poll(now).map(|size| (self.active.id, size))
+    }
+
+    /// Reads a word of every part, to have it fetched.
+    pub fn warm(&self) -> u64 {
+        let active = &self.active;
+        let parts = [
+            nanos(self.pto),
+            u64::from(active.id.0),
+            active.received,
+            u64::from(active.size),
+            u64::from(active.search.size()),
+            active.challenge.as_ref().map_or(0, |c| u64::from(c.sends)),
+            self.wish,
+            u64::from(self.wish_pending),
+            self.next_round.as_nanos(),
+            self.events.len() as u64,
+        ];
+        parts.into_iter().fold(0, u64::wrapping_add)
     }
 
     /// A size probe was acknowledged.

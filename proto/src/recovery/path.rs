@@ -145,6 +145,22 @@ impl PathRecovery {
         }
     }
 
+    /// Reads a word of every part, to have it fetched.
+    pub(crate) fn warm(&self) -> u64 {
+        let parts = [
+            self.congestion.window(),
+            nanos(self.rtt.smoothed()),
+            self.in_flight,
+            self.next_sequence,
+            self.round_end,
+            self.lost_total,
+            self.unasked,
+            self.tally.acked,
+            self.tally.lost_bytes,
+        ];
+        parts.into_iter().fold(0, u64::wrapping_add)
+    }
+
     /// Bytes that it holds now.
     pub fn footprint(&self) -> u64 {
         (size_of::<Self>() + size_of_val(&*self.congestion)) as u64

@@ -144,6 +144,11 @@ impl AckTracker {
         }
     }
 
+    /// Reads a word of every part, to have it fetched.
+    pub fn warm(&self) -> u64 {
+        self.floor.wrapping_add(self.ecn.ect0).wrapping_add(u64::from(self.lonely))
+    }
+
     /// Whether an acknowledgement must leave now, alone if need be.
     pub fn ack_due(&self, now: Instant) -> bool {
         self.at_once || self.deadline.is_some_and(|at| at <= now)

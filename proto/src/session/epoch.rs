@@ -252,6 +252,11 @@ impl Epochs {
         }
     }
 
+    /// See [`Session::warm`](super::Session::warm).
+    pub(super) fn warm(&self) -> u64 {
+        self.list.last().map_or(0, |e| e.sent.wrapping_add(e.born.as_nanos()))
+    }
+
     /// Bytes on the heap now.
     pub(super) fn footprint(&self) -> u64 {
         let keys: usize = self.list.iter().map(|e| size_of_val(&*e.seal) + size_of_val(&*e.open)).sum();

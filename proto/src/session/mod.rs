@@ -29,7 +29,7 @@ use crate::identity::{EntityId, Incarnation};
 use crate::path::{self, Path, PathEvent, PathId, Paths};
 use crate::recovery::{AckTracker, Algorithm, Fate, PathRecovery, Recovery, Timeout};
 use crate::stream::{self, Limits, Pool, SentFrame, StreamId, Streams};
-use crate::time::{Duration, Instant, Reason, earlier};
+use crate::time::{Duration, Instant, Reason, earlier, nanos};
 
 use aead::{Cipher, CipherSuite};
 use epoch::Epochs;
@@ -671,6 +671,25 @@ impl Session {
             return Some(Event::Path(self.path()));
         }
         self.streams.poll_event().map(Event::Stream)
+    }
+
+    /// Reads a word of every part that the next packet will need. The reads do not depend on each other, so
+    /// a processor fetches them together, where the packet would wait for one after the other.
+    pub(crate) fn warm(&self) -> u64 {
+        let own = [
+            nanos(self.last_heard.since(self.began)),
+            self.counts.packets_sent,
+            self.counts.packets_received,
+            self.replay.next(),
+            u64::from(self.ping),
+            u64::from(self.favoured),
+            self.retry_dial_at.as_nanos(),
+            self.life,
+        ];
+        let parts = [self.epochs.warm(), self.acks.warm(), self.paths.warm(), self.streams.warm()];
+        let paths = self.on_path.iter().map(PathRecovery::warm);
+        let sums = own.into_iter().chain(parts).chain(paths).chain([self.recovery.warm()]);
+        sums.fold(0, u64::wrapping_add)
     }
 
     /// Counters and measurements.

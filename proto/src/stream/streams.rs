@@ -826,6 +826,16 @@ impl Streams {
         self.seen.shrink();
     }
 
+    /// Reads a word of every part, to have it fetched.
+    pub fn warm(&self) -> u64 {
+        let lists =
+            [self.control.len(), self.active.len(), self.waiting.len(), self.events.len(), self.spares.len()];
+        let lists = lists.into_iter().fold(0, usize::wrapping_add) as u64;
+        let parts =
+            [self.credit.used, self.window.received, self.prepaid, self.packets, self.table.len() as u64];
+        parts.into_iter().fold(lists, u64::wrapping_add)
+    }
+
     /// Bytes on the heap now, but for messages.
     pub fn footprint(&self) -> u64 {
         let lists = self.control.capacity() + self.active.capacity() + self.waiting.capacity();

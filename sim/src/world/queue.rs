@@ -216,6 +216,15 @@ impl Queue {
         self.window = Some(Window { entries, end, place, fresh: BinaryHeap::new() });
     }
 
+    /// In a window: what the node whose turn comes after the present one's has to do.
+    pub fn coming(&self) -> impl Iterator<Item = &Entry> {
+        let window = self.window.as_ref();
+        let of = window.and_then(|w| if w.peek().is_none() { w.entries.last() } else { None });
+        let place = of.map(|entry| entry.place);
+        let entries = window.map_or(&[][..], |w| &w.entries);
+        entries.iter().rev().take_while(move |entry| Some(entry.place) == place)
+    }
+
     /// Ends a window; what is left in it is due as before.
     pub fn close(&mut self) {
         let Some(Window { mut entries, fresh, .. }) = self.window.take() else { return };
