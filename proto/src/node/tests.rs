@@ -438,6 +438,25 @@ fn rekeying_under_load_loses_nothing() {
     assert!(net.nodes[0].indices.in_use() <= 4);
 }
 
+/// Of two epochs made within 5 s the one of the greater entity sends on, so the renewal of the other end
+/// changes nothing for it, and it must not ask again at once.
+#[test]
+fn who_renews_early_and_does_not_send_under_it_waits_for_the_next_time() {
+    for renews in [0, 1] {
+        let mut configs = vec![config(0, 1), config(1, 1)];
+        configs[renews].session.keys.rekey_after = Duration::from_secs(1);
+        let mut net = Net::with(configs);
+        net.dial(1 - renews, renews, 1);
+        net.run(MS * 100);
+        let peer = net.peer(1 - renews, renews);
+        let stream = net.open(1 - renews, peer, "s", Mode::Reliable);
+        net.send(1 - renews, peer, stream, &messages(1, 10));
+        net.run(Duration::from_secs(20));
+        let epochs = net.nodes[renews].stats().epochs;
+        assert!((15..=22).contains(&epochs), "node {renews} renews: {epochs} epochs");
+    }
+}
+
 #[test]
 fn an_idle_association_without_streams_is_dormant() {
     let mut net = Net::new(2);

@@ -91,6 +91,9 @@ pub(super) struct Epochs {
     limits: KeyLimits,
     /// Whether our entity id is the greater.
     greater: bool,
+    /// When the newest epoch was made. Of two that crossed an older one may send, and the newer one be
+    /// retired: asking for another again and again would change nothing.
+    renewed: Instant,
     /// Indices of retired epochs that the node must take back.
     retired: heapless::Vec<u32, 8>,
 }
@@ -115,7 +118,7 @@ pub fn parse_header(packet: &[u8]) -> Option<(u32, u64)> {
 
 impl Epochs {
     pub(super) const fn new(limits: KeyLimits, greater: bool) -> Self {
-        Self { list: Vec::new(), limits, greater, retired: heapless::Vec::new() }
+        Self { list: Vec::new(), limits, greater, renewed: Instant::ZERO, retired: heapless::Vec::new() }
     }
 
     /// Adds an epoch; it sends from now on unless the crossing rule prefers an older one.
@@ -154,6 +157,7 @@ impl Epochs {
         let at = if crossing { self.list.len() - 1 } else { self.list.len() };
         self.list.reserve_exact(1);
         self.list.insert(at, epoch);
+        self.renewed = now;
     }
 
     fn give_back(&mut self, index: u32) {
@@ -230,7 +234,7 @@ impl Epochs {
             return Instant::ZERO;
         }
         let patience = if e.token.is_some() { Duration::ZERO } else { self.limits.rekey_after / 12 };
-        e.born + self.limits.rekey_after + patience
+        self.renewed + self.limits.rekey_after + patience
     }
 
     /// When the next old key is to be forgotten.
