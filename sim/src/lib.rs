@@ -1,6 +1,6 @@
 //! Deterministic worlds for tests of Net, and of applications on it.
 //!
-//! - [`pair::Pair`]: two bare nodes directly joined (L0).
+//! - [`pair::Pair`], [`peers::Peers`]: bare nodes directly joined (L0).
 //! - [`world::World`]: any number of nodes in virtual time, with links that lose, delay, reorder,
 //!   duplicate and damage, and with applications as synchronous machines (L1).
 //! - `hosts`, with the feature `turmoil`: machines with real tokio runtimes, for
@@ -19,6 +19,7 @@ pub mod checkers;
 mod clock;
 pub mod disk;
 mod exec;
+pub mod exhaust;
 pub mod fleet;
 mod guard;
 #[cfg(feature = "turmoil")]
@@ -29,6 +30,7 @@ pub mod nat;
 pub mod net;
 pub mod null;
 pub mod pair;
+pub mod peers;
 pub mod plan;
 pub mod planenet;
 pub mod scenario;

@@ -3,6 +3,7 @@
 
 mod bench;
 mod campaign;
+mod exhaust;
 pub mod workload;
 
 use std::process::ExitCode;
@@ -19,7 +20,9 @@ pub const USAGE: &str = "\
        world swarm [--scenario NAME] [--runs N] [--from SEED] [--nodes N] [--seconds N] [--faults N]
        world replay FILE
        world shrink FILE
-       world planted [--bug NAME] [--runs N] [--seconds N]      (built with --features planted)";
+       world planted [--bug NAME] [--runs N] [--seconds N]      (built with --features planted)
+       world exhaust [--what handshake|crossing|rekey|resume|all] [--losses N] [--duplicates N] [--reorders N]
+                     [--crashes N] [--timers N] [--states N] [--bug NAME] [--json]";
 
 /// Runs the command that the arguments name; `None` if they name none.
 pub fn run(args: &[String]) -> Option<ExitCode> {
@@ -32,6 +35,7 @@ pub fn run(args: &[String]) -> Option<ExitCode> {
         "replay" => replay(rest),
         "shrink" => smaller(rest),
         "planted" => planted(rest),
+        "exhaust" => exhaust::run(rest),
         _ => return None,
     };
     Some(outcome.unwrap_or_else(|error| {
