@@ -341,9 +341,21 @@ pub fn directory() -> PathBuf {
 }
 
 fn command(name: &str) -> String {
-    let package = std::env::var("CARGO_PKG_NAME").unwrap_or_else(|_| "net-sim".into());
+    let package = std::env::var("CARGO_PKG_NAME").ok();
+    let exe = std::env::current_exe().unwrap_or_default();
+    command_of(package.as_deref(), &exe.file_stem().unwrap_or_default().to_string_lossy(), name)
+}
+
+/// Cargo tells a test its package. Who starts the file of the test by itself gets that file's tests: it is
+/// called as its target, with a hash behind.
+fn command_of(package: Option<&str>, file: &str, name: &str) -> String {
     let release = if cfg!(debug_assertions) { "" } else { " --release" };
-    format!("cargo test{release} -p {package} {name}")
+    let target = file.rsplit_once('-').map_or(file, |(target, _)| target);
+    match package {
+        Some(package) => format!("cargo test{release} -p {package} {name}"),
+        None if target == "net_sim" => format!("cargo test{release} -p net-sim {name}"),
+        None => format!("cargo test{release} --test {target} {name}"),
+    }
 }
 
 /// The command that repeats a run.
@@ -373,6 +385,17 @@ mod tests {
         assert!(replay_line("planted", 3).contains("NET_SIM_SEED=3"));
         let told = fs::read_to_string(directory().join("planted/seed-3/failure.txt")).unwrap();
         assert!(told.contains("three is bad") && told.contains("NET_SIM_SEED=3"), "{told}");
+    }
+
+    #[test]
+    fn the_line_that_repeats_names_the_crate_of_the_test() {
+        let package = env!("CARGO_PKG_NAME");
+        assert!(replay_line("planted", 3).contains(&format!("-p {package} planted")));
+        let release = if cfg!(debug_assertions) { "" } else { " --release" };
+        let line = |package, file| command_of(package, file, "roams");
+        assert_eq!(line(Some("net-tests"), "l2-0123"), format!("cargo test{release} -p net-tests roams"));
+        assert_eq!(line(None, "l2-0123"), format!("cargo test{release} --test l2 roams"));
+        assert_eq!(line(None, "net_sim-0123"), format!("cargo test{release} -p net-sim roams"));
     }
 
     #[test]
