@@ -44,6 +44,28 @@ bugs! {
     AmplificationSkipped: "an address that proved nothing gets as much as it likes",
     UnreadStarves: "what some streams do not read keeps others from sending large messages",
     TagIgnored: "packets are accepted whose tag is wrong",
+    // From here on of the event bus: see `of_bus`.
+    DedupGapSeen: "events that a later one overtook count as seen",
+    DedupForgets: "an event below the highest that was seen is new again",
+    DedupLivesMixed: "deduplication takes all lives of a producer for one",
+    CursorMinorOnly: "a cursor compares positions by their fine part only",
+    CursorAhead: "a cursor stands behind what was fetched, not what was returned",
+    LostUntold: "a reader is not told what the engine trimmed before it",
+    ResumeSkips: "a new link resumes behind the first batch that is not acknowledged",
+    OutboxTailDropped: "a life that recovers an outbox leaves its last event out",
+    OutboxRenames: "an outbox replays events under new numbers",
+    OutboxUnsynced: "an outbox calls durable what was written and not synced",
+    IncarnationReused: "a producer that starts again keeps its incarnation",
+    SampledUncounted: "what sampling leaves out is missing in the ledger",
+    EvictedUncounted: "what gives way to newer events is missing in the ledger",
+    RetiredForgotten: "a shard that retires is not read to its end",
+}
+
+impl Bug {
+    /// Whether it is one of the event bus.
+    pub const fn of_bus(self) -> bool {
+        self as u8 >= Self::DedupGapSeen as u8
+    }
 }
 
 static CHOSEN: AtomicU8 = AtomicU8::new(0);

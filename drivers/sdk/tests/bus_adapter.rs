@@ -202,7 +202,50 @@ fn the_outbox_replays_what_the_engine_does_not_have_under_its_old_names() {
             matches!(Net::builder().outbox(&dir).build().await, Err(SdkError::Config(_))),
             "not for memory"
         );
+        let dropping = Net::builder().outbox(&dir).backpressure(Backpressure::DropOldest);
+        let refused = dropping.adapter(engine.adapter()).build().await;
+        assert!(matches!(refused, Err(SdkError::Config(_))), "not with what would drop from it: {refused:?}");
     });
+}
+
+/// Neither the mode nor the room nor the number of shards of the next life keeps an event from it.
+#[test]
+fn what_an_outbox_holds_is_sent_by_whatever_life_comes_next() {
+    for mode in [Backpressure::FailProducer, Backpressure::DropNewest, Backpressure::Sample(3)] {
+        both(|_| async move {
+            let dir = fresh("bus-next-life");
+            let engine = Engine::new();
+            let build = |shards: u16, capacity: u64| {
+                let builder = Net::builder().shards(shards).max_shards(4).buffer_capacity(capacity);
+                builder.backpressure(mode).outbox(&dir).adapter(engine.adapter()).build()
+            };
+            let bus = build(4, 100).await.unwrap();
+            engine.set(Faults { down: true, ..Faults::default() });
+            let emitted = (0..80u8).map(|n| bus.emit_to(u16::from(n) % 4, [n]));
+            let names: BTreeSet<_> = emitted.flatten().map(|r| r.id).collect();
+            soon("flush", bus.flush()).await.unwrap();
+            // Ends without having delivered, and says so.
+            bus.bus().close();
+            soon("stop", bus.bus().stop()).await;
+            let closed = soon("shutdown", bus.shutdown()).await;
+            assert_eq!(closed.lost, names.len() as u64);
+            assert!(closed.ledger.balances() && closed.ledger.queued == 0, "{closed:?}");
+            drop(bus);
+            engine.set(Faults::default());
+            let bus = build(1, 5).await.unwrap();
+            soon("engine", async {
+                while bus.stats().ledger.queued > 0 {
+                    net_sdk::rt::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .await;
+            let taken: BTreeSet<_> = (0..4).flat_map(|shard| engine.taken(shard)).collect();
+            assert_eq!(taken, names, "{mode:?}");
+            assert_eq!(soon("shutdown", bus.shutdown()).await.lost, 0);
+            drop(bus);
+            std::fs::remove_dir_all(&dir).unwrap();
+        });
+    }
 }
 
 #[test]

@@ -42,6 +42,7 @@ impl Cursor {
         }
         match self.at.entry(shard) {
             Entry::Vacant(entry) => _ = entry.insert(to),
+            Entry::Occupied(entry) if planted!(CursorMinorOnly) && to.minor <= entry.get().minor => {}
             Entry::Occupied(mut entry) => _ = entry.insert(to.max(*entry.get())),
         }
     }

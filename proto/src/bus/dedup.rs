@@ -50,7 +50,8 @@ impl Dedup {
     /// Whether the event was seen before; afterwards it was.
     pub fn is_duplicate(&mut self, id: &EventId) -> bool {
         self.clock += 1;
-        let key = (id.producer, id.incarnation, id.shard);
+        let life = if planted!(DedupLivesMixed) { 0 } else { id.incarnation };
+        let key = (id.producer, life, id.shard);
         if let Some(window) = self.windows.get_mut(&key) {
             window.used = self.clock;
             return !window.insert(id.seq);
@@ -115,6 +116,9 @@ impl Window {
                 self.bits = [0; WORDS];
             } else {
                 (self.high + 1..seq).for_each(|between| *self.word(between) &= !(1 << (between % 64)));
+                if planted!(DedupGapSeen) {
+                    (self.high + 1..seq).for_each(|between| *self.word(between) |= 1 << (between % 64));
+                }
             }
             self.high = seq;
             *self.word(seq) |= 1 << (seq % 64);
@@ -125,7 +129,7 @@ impl Window {
         }
         let bit = 1 << (seq % 64);
         let word = self.word(seq);
-        let new = *word & bit == 0;
+        let new = *word & bit == 0 || planted!(DedupForgets);
         *word |= bit;
         new
     }

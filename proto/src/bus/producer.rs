@@ -57,6 +57,10 @@ impl Content for Life {
             Some(bytes) => {
                 let (producer, last) = decode_producer(bytes)?;
                 self.producer = producer;
+                if planted!(IncarnationReused) {
+                    self.incarnation = last;
+                    return Ok(record(producer, last));
+                }
                 last.checked_add(1).ok_or(ProducerError::Exhausted)?
             }
             None => 1,

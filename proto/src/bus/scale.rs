@@ -43,6 +43,12 @@ impl ScaleConfig {
             calm: Duration::from_secs(10),
         }
     }
+
+    /// The least depth of a shard of this capacity whose fill is at or above `grow_at`.
+    pub const fn mark(&self, capacity: u64) -> u64 {
+        let part = (capacity as u128 * self.grow_at as u128).div_ceil(FULL as u128);
+        if part == 0 { 1 } else { part as u64 }
+    }
 }
 
 /// Decides how many shards are active. See the module.
@@ -139,6 +145,17 @@ mod tests {
     }
 
     proptest! {
+        /// Who waits for the mark is told when the fill is at `grow_at`, not one event sooner: a sooner one
+        /// would be looked at again and again.
+        #[test]
+        fn the_mark_is_the_first_depth_that_grows(capacity in 1u64..1 << 40, grow_at in 1u32..1001) {
+            let config = ScaleConfig { grow_at, ..ScaleConfig::between(1, 2) };
+            let fill = |depth: u64| depth * u64::from(FULL) / capacity;
+            let mark = config.mark(capacity);
+            prop_assert!(fill(mark) >= grow_at.into());
+            prop_assert!(mark == 1 || fill(mark - 1) < grow_at.into());
+        }
+
         /// Whatever the fills: the number stays in its range, and the next look lies ahead.
         #[test]
         fn stays_in_range(min in 0u16..9, more in 0u16..40, fills in proptest::collection::vec(0u32..1200, 1..60)) {

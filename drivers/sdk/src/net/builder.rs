@@ -46,6 +46,7 @@ pub struct NetBuilder {
     identity: Option<PathBuf>,
     outbox: Option<PathBuf>,
     read_only: bool,
+    segment: u64,
     pub(super) timeout: Duration,
 }
 
@@ -77,6 +78,7 @@ impl Default for NetBuilder {
             identity: None,
             outbox: None,
             read_only: false,
+            segment: SEGMENT,
             timeout: Duration::from_secs(30),
         }
     }
@@ -192,7 +194,8 @@ impl NetBuilder {
     /// Keeps every event in this directory until the engine has it: what the engine does not have
     /// when the process ends, the next one sends, under the same ids. The producer's identity lies
     /// in the file `producer` there, unless [`NetBuilder::producer_nonce_path`] says otherwise. One
-    /// bus at a time uses it. Not for memory.
+    /// bus at a time uses it. Not for memory, and not with [`Backpressure::DropOldest`], which would drop
+    /// what the outbox keeps.
     pub fn outbox(mut self, dir: impl Into<PathBuf>) -> Self {
         self.outbox = Some(dir.into());
         self
@@ -202,6 +205,13 @@ impl NetBuilder {
     /// is [`SdkError::Unrouted`]. Not for memory, and not with an outbox or shards.
     pub const fn read_only(mut self) -> Self {
         self.read_only = true;
+        self
+    }
+
+    /// Bytes of a file of the outbox, for tests that want many of them.
+    #[doc(hidden)]
+    pub const fn outbox_segment(mut self, bytes: u64) -> Self {
+        self.segment = bytes;
         self
     }
 
@@ -244,6 +254,11 @@ impl NetBuilder {
         if self.outbox.is_some() && !matches!(self.transport.first(), Some(Transport::Adapter(_))) {
             return Err(SdkError::Config(
                 "an outbox needs an engine behind it; this bus is in memory".into(),
+            ));
+        }
+        if self.outbox.is_some() && self.mode == Backpressure::DropOldest {
+            return Err(SdkError::Config(
+                "DropOldest would drop what the outbox has promised to keep; FailProducer, DropNewest and Sample do not".into(),
             ));
         }
         if self.read_only {
@@ -300,7 +315,7 @@ impl NetBuilder {
             let storage = runtime
                 .storage(dir)
                 .map_err(|why| SdkError::Config(format!("cannot open {}: {why}", dir.display())))?;
-            bus.with_outbox(storage, SEGMENT).await?;
+            bus.with_outbox(storage, self.segment).await?;
         }
         if !self.read_only {
             bus.run();

@@ -10,7 +10,7 @@ mod read;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
 use std::time::Duration;
 
 pub use builder::NetBuilder;
@@ -77,7 +77,8 @@ pub struct Flushed {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Closed {
-    /// Events that this shutdown gave up: nobody has read them, or the engine did not get them.
+    /// Events that were given up: nobody has read them, or the engine did not get them. Those of a bus that
+    /// was over before, for instance because its outbox failed, too.
     pub lost: u64,
     /// The final balance.
     pub ledger: Ledger,
@@ -100,6 +101,8 @@ struct Inner {
     /// Keeps the identity file locked.
     _identity: Option<std::sync::Mutex<Box<dyn Storage>>>,
     timeout: Duration,
+    /// Events given up, as far as a shutdown has answered so.
+    told: AtomicU64,
 }
 
 impl Drop for Inner {
@@ -142,7 +145,7 @@ impl Net {
         let start = bus.next_producer();
         let identity = identity.map(std::sync::Mutex::new);
         Self {
-            inner: Arc::new(Inner { bus, timeout, _identity: identity }),
+            inner: Arc::new(Inner { bus, timeout, told: AtomicU64::new(0), _identity: identity }),
             start,
             emitted: AtomicU64::new(0),
         }
@@ -354,7 +357,6 @@ impl Net {
     pub async fn shutdown(&self) -> Closed {
         let bus = &self.inner.bus;
         bus.close();
-        let before = bus.ledger().lost.shutdown;
         if let Some(adapter) = bus.adapter() {
             // An error here is in the balance: what was not confirmed is lost.
             let _ = self.flush().await;
@@ -366,6 +368,7 @@ impl Net {
         }
         self.abandon();
         let ledger = bus.ledger();
-        Closed { lost: ledger.lost.shutdown - before, ledger }
+        let told = self.inner.told.swap(ledger.lost.shutdown, AcqRel);
+        Closed { lost: ledger.lost.shutdown.saturating_sub(told), ledger }
     }
 }

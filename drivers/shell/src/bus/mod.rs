@@ -101,11 +101,13 @@ impl Bus {
         })
     }
 
-    /// Starts the tasks of the shards that have none. Without an adapter there are none.
+    /// Starts the tasks of the shards that have none and take events, or hold some of an earlier life.
+    /// Without an adapter there are none.
     pub fn run(self: &Arc<Self>) {
         let Some(adapter) = self.adapter() else { return };
         let mut pumps = lock(&self.pumps);
-        for shard in 0..self.active() {
+        let holds = |shard: &Shard| self.cell(*shard).is_some_and(|cell| cell.depth() > 0);
+        for shard in self.all_shards().filter(|shard| *shard < self.active() || holds(shard)) {
             if let std::collections::btree_map::Entry::Vacant(entry) = pumps.entry(shard) {
                 let shared = entry.insert(Arc::default()).clone();
                 let task = pump::pump(self.clone(), adapter.clone(), shard, shared);
@@ -248,6 +250,12 @@ impl Bus {
     pub fn set_active(&self, shards: u16) {
         let most = self.cells.len() as u16;
         self.active.store(shards.clamp(1, most), Release);
+        if planted!(RetiredForgotten) {
+            lock(&self.pumps)
+                .iter()
+                .filter(|(shard, _)| **shard >= shards)
+                .for_each(|(_, pump)| pump.give_up());
+        }
     }
 
     /// All shards that may hold events.

@@ -103,9 +103,9 @@ pub(super) async fn start(
         machine.handle_stored(ticket, result);
     }
     while let Some(record) = machine.poll_replay() {
-        let cell = bus.cell(record.shard).ok_or(OutboxError::NoRoom)?;
+        let cell = bus.cell(record.shard).ok_or(OutboxError::NoShard(record.shard))?;
         let at = cell.replay(record.incarnation, record.seq, record.stamp, &record.body);
-        machine.handle_replayed(at.ok_or(OutboxError::NoRoom)?);
+        machine.handle_replayed(at);
     }
     if let Some(error) = machine.error() {
         return Err(error.clone());
@@ -207,7 +207,7 @@ impl Task {
         lock(&self.shared.state).error = Some(error);
         self.bus.close();
         for cell in self.bus.all_shards().filter_map(|shard| self.bus.cell(shard)) {
-            cell.stop(0);
+            cell.stop(false);
         }
     }
 }

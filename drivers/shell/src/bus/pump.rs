@@ -260,8 +260,8 @@ impl Pump {
         self.link = None;
         self.opening = None;
         cell.close();
-        let lost = self.pipeline.abandon();
-        cell.stop(lost);
+        self.pipeline.abandon();
+        cell.stop(true);
         cell.detach(self.reader);
     }
 }

@@ -210,7 +210,8 @@ impl Reader {
     pub fn cursor(&self) -> Cursor {
         let mut cursor = self.cursor.clone();
         for lane in &self.lanes {
-            if let Some(seen) = lane.seen {
+            let seen = if planted!(CursorAhead) { lane.at } else { lane.seen };
+            if let Some(seen) = seen {
                 cursor.advance(lane.shard, seen);
             }
         }
@@ -361,7 +362,7 @@ impl Reader {
         for page in pages {
             let Some(lane) = self.lanes.iter_mut().find(|lane| lane.shard == page.shard) else { continue };
             if let Some((from, to)) = page.lost {
-                lane.lost = Some((from, to));
+                lane.lost = Some((from, to)).filter(|_| !planted!(LostUntold));
                 lane.at = Some(lane.at.map_or(to, |at| at.max(to)));
                 any = true;
             }

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 
-use net_proto::bus::{FULL, ScaleConfig, Scaler};
+use net_proto::bus::{ScaleConfig, Scaler};
 
 use super::Bus;
 use crate::bell::Bell;
@@ -30,9 +30,9 @@ pub(super) fn scale(
                 bus.set_active(active);
                 bus.run();
             }
-            let mark = bus.config().limits.events.saturating_mul(config.grow_at.into()) / u64::from(FULL);
+            let mark = config.mark(bus.config().limits.events);
             // A shard that is above the mark already is looked at again when its time has come.
-            if !bus.watch(mark.max(1), &bell) && scaler.poll_timeout().is_none() {
+            if !bus.watch(mark, &bell) && scaler.poll_timeout().is_none() {
                 continue;
             }
             return match timer.poll(cx, scaler.poll_timeout()) {

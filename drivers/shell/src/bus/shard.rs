@@ -65,8 +65,8 @@ struct Core {
     gate: u64,
     /// The writing side is over for this reason; waiters learn it.
     stopped: bool,
-    /// Events that were taken from the log and will not be acknowledged.
-    given_up: u64,
+    /// Nothing is sent any more: what left the log and is not acknowledged never will be.
+    over: bool,
     external: bool,
     /// The reader that sends to the engine, attached from the start so that it misses nothing.
     sender: Option<ReaderId>,
@@ -102,7 +102,7 @@ impl ShardCell {
             waiters: Vec::new(),
             gate: u64::MAX,
             stopped: false,
-            given_up: 0,
+            over: false,
             external,
             sender,
             watch: None,
@@ -176,11 +176,11 @@ impl ShardCell {
         }
     }
 
-    /// Appends an event of an earlier life, whatever the room: the outbox bounds them.
-    pub fn replay(&self, incarnation: u64, seq: u64, stamp: u64, body: &[u8]) -> Option<u64> {
+    /// Appends an event of an earlier life, whatever mode and room: the outbox bounds them.
+    pub fn replay(&self, incarnation: u64, seq: u64, stamp: u64, body: &[u8]) -> u64 {
         let mut core = lock(&self.core);
         core.log.rename(incarnation, seq);
-        core.log.append(body, stamp).ok()
+        core.log.replay(body, stamp)
     }
 
     /// Events from now on are of this incarnation. Their sequences go on with the log's numbers.
@@ -323,12 +323,12 @@ impl ShardCell {
         ready.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    /// Nothing will be confirmed any more.
-    pub fn stop(&self, given_up: u64) {
+    /// Nothing will be confirmed any more. `over`: nothing is sent any more either.
+    pub fn stop(&self, over: bool) {
         let waiters = {
             let mut core = lock(&self.core);
             core.stopped = true;
-            core.given_up += given_up;
+            core.over |= over;
             std::mem::take(&mut core.waiters)
         };
         waiters.into_iter().for_each(|(_, waker)| waker.wake());
@@ -379,10 +379,10 @@ impl ShardCell {
             refused: c.refused,
         };
         if core.external {
-            // What left the log is on its way until the engine has it.
+            // What left the log is on its way until the engine has it, or nobody sends it any more.
+            let sent = c.read.saturating_sub(core.delivered);
             ledger.delivered = core.delivered;
-            ledger.lost.shutdown += core.given_up;
-            ledger.queued += c.read.saturating_sub(core.delivered + core.given_up);
+            *(if core.over { &mut ledger.lost.shutdown } else { &mut ledger.queued }) += sent;
         }
         ledger
     }

@@ -110,6 +110,25 @@ fn a_replay_keeps_its_names() {
 }
 
 #[test]
+fn a_replay_ignores_mode_and_room() {
+    for mode in [
+        Backpressure::FailProducer,
+        Backpressure::DropOldest,
+        Backpressure::DropNewest,
+        Backpressure::Sample(3),
+    ] {
+        let mut log = Log::new(limits(4, 1 << 20, false), mode, 9);
+        let reader = log.attach(1, true).unwrap();
+        (0..10).for_each(|n| assert_eq!(log.replay(b"old", 0), n + 1));
+        assert_eq!((log.counts().unread, log.counts().lost.total()), (10, 0), "{mode:?}");
+        let mut out = VecDeque::new();
+        log.read(reader, 99, 999, u64::MAX, &mut out);
+        assert_eq!(bodies(&out).len(), 10);
+        assert!(log.append(b"new", 0).is_ok() && log.counts().balances());
+    }
+}
+
+#[test]
 fn too_long_and_too_small() {
     let mut log = Log::new(limits(10, 1000, true), Backpressure::DropOldest, 1);
     assert_eq!(log.append(&[0; 1000], 0), Err(Refused::TooLarge));

@@ -192,7 +192,10 @@ proptest! {
                 }
                 _ => {
                     let (old, durable) = (life.log, life.durable);
-                    disk.crash(n * 7);
+                    // The power fails, or only the process ends: then what was not synced is there for now.
+                    if n % 3 > 0 {
+                        disk.crash(n * 7);
+                    }
                     incarnation += 1;
                     life = Life::start(&mut disk, incarnation);
                     for s in 0..2 {

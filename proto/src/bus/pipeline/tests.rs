@@ -1,3 +1,4 @@
+use super::super::ledger::Ledger;
 use super::super::log::{Backpressure, Log, LogLimits, ReaderId};
 use super::*;
 use proptest::prelude::*;
@@ -11,6 +12,7 @@ struct World {
     /// Sent on this link and not yet seen by the engine.
     wire: VecDeque<Vec<(u64, u64)>>,
     engine: Vec<u64>,
+    offered: u64,
     written: u64,
     acked: u64,
 }
@@ -34,6 +36,7 @@ impl World {
             pipe,
             wire: VecDeque::new(),
             engine: Vec::new(),
+            offered: 0,
             written: 0,
             acked: 0,
         }
@@ -41,6 +44,7 @@ impl World {
 
     fn emit(&mut self, n: u64) {
         for _ in 0..n {
+            self.offered += 1;
             if let Ok(at) = self.log.append(b"x", 0) {
                 self.written = at;
             }
@@ -184,14 +188,20 @@ fn every_state_answers_every_event() {
 
 proptest! {
     /// Links fail anywhere, engines take what they took, acknowledgements come late or never: what
-    /// the engine holds, without repetitions, is everything that was not dropped, in order.
+    /// the engine holds, without repetitions, is everything that was not dropped, in order. The ledger
+    /// balances after every step, in every mode.
     #[test]
     fn nothing_is_lost_and_order_holds(
         window in 1usize..4,
-        drop_oldest: bool,
+        mode in 0usize..4,
         steps in proptest::collection::vec((0u8..6, 0u64..20), 0..150),
     ) {
-        let mode = if drop_oldest { Backpressure::DropOldest } else { Backpressure::FailProducer };
+        let mode = [
+            Backpressure::FailProducer,
+            Backpressure::DropOldest,
+            Backpressure::DropNewest,
+            Backpressure::Sample(3),
+        ][mode];
         let mut w = World::new(window, mode);
         for (step, n) in steps {
             match step {
@@ -210,8 +220,22 @@ proptest! {
             }
             w.turn();
             let counts = w.log.counts();
-            prop_assert!(counts.balances());
-            prop_assert_eq!(counts.read, w.acked + w.pipe.under_way(), "left the log = acknowledged + under way");
+            let ledger = Ledger {
+                ingested: counts.ingested,
+                delivered: w.acked,
+                queued: counts.unread + w.pipe.under_way(),
+                lost: counts.lost,
+                refused: counts.refused,
+            };
+            prop_assert!(ledger.balances(), "{:?}", ledger);
+            prop_assert_eq!(ledger.ingested + ledger.refused, w.offered);
+            let unasked = match mode {
+                Backpressure::FailProducer => counts.lost.total(),
+                Backpressure::DropOldest => counts.lost.sampled + counts.lost.newest,
+                Backpressure::DropNewest => counts.lost.sampled + counts.lost.evicted,
+                _ => counts.lost.evicted,
+            };
+            prop_assert_eq!(unasked + counts.lost.expired, 0, "only what the mode allows: {:?}", counts.lost);
             prop_assert!(w.pipe.numbers().len() <= window + 1, "a gap may split one batch");
             // After its own deadline a pipeline has output or a later deadline.
             if let Some((at, reason)) = w.pipe.poll_timeout(w.now, w.log.depth()) {
@@ -233,7 +257,8 @@ proptest! {
             }
         }
         prop_assert_eq!(w.acked as usize, first.len());
-        let lost = w.log.counts().lost.total();
+        // The others were never numbered.
+        let lost = w.log.counts().lost.evicted;
         prop_assert_eq!(first.len() as u64 + lost, w.written);
         prop_assert_eq!(w.log.depth() + w.pipe.under_way(), 0);
     }
