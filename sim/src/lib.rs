@@ -14,6 +14,7 @@
 
 pub mod app;
 pub mod artefact;
+pub mod bus;
 pub mod check;
 pub mod checkers;
 mod clock;

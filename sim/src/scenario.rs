@@ -15,7 +15,7 @@ use crate::checkers::{
 use crate::plan::{Core, Kind, Plan, Swarm};
 use crate::traffic::{MARKER, message};
 use crate::world::{Failure, World, WorldConfig};
-use crate::{LinkConfig, sometimes};
+use crate::{LinkConfig, bus, sometimes};
 
 /// Longest time that a healed mesh may take to be whole again.
 const CONVERGE: Duration = Duration::from_secs(90);
@@ -214,11 +214,14 @@ pub type Scenario = fn(&Plan) -> Result<World, Failure>;
 
 /// All scenarios by name.
 pub const ALL: &[(&str, Scenario)] =
-    &[("mesh", mesh), ("pair", pair), ("ciphers", ciphers), ("two-faults", two_faults)];
+    &[("mesh", mesh), ("pair", pair), ("ciphers", ciphers), ("bus", bus::live), ("two-faults", two_faults)];
 
 /// Marks that a campaign over all scenarios must reach.
 pub const REQUIRED: &[&str] =
     &["a path changed", "a stream was reset by the peer", "an association ended", "two dials met"];
+
+/// Those that the scenario `bus` must reach.
+pub const REQUIRED_OF_BUS: &[&str] = bus::REQUIRED;
 
 /// The scenario of a plan.
 pub fn named(name: &str) -> Option<Scenario> {
@@ -227,6 +230,12 @@ pub fn named(name: &str) -> Option<Scenario> {
 
 /// The faults that fit a scenario, for [`Plan::random`].
 pub fn swarm(name: &str, nodes: u32, time: Duration) -> Swarm {
+    if name == "bus" {
+        // Everybody speaks with the engine only.
+        let pairs = (1..nodes).map(|n| (bus::ENGINE, n));
+        let kinds = [Kind::CRASH, Kind::DISK, &[Kind::Jump]].concat();
+        return Swarm::new(name, nodes, time).allow(&kinds).between(pairs);
+    }
     let nodes = if matches!(name, "pair" | "ciphers") { 2 } else { nodes };
     let graph = graph(0, nodes);
     let pairs = graph.iter().enumerate().flat_map(|(a, to)| to.iter().map(move |b| (a as u32, *b)));

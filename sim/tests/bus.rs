@@ -8,9 +8,19 @@ use std::sync::{Arc, Mutex};
 use common::{MS, secs};
 use net_sdk::net::{AdapterError, Hosting, Item};
 use net_sdk::{Invite, Mesh, Net, SdkError, rt};
-use net_sim::{Failure, LinkConfig, Sim, World, check, ensure};
+use net_sim::{Failure, LinkConfig, Sim, World, bus, check, ensure, scenario};
 
 type Board<T> = Arc<Mutex<T>>;
+
+/// Producers with and without outbox in every mode of back-pressure, consumers that keep cursor and
+/// deduplication, an engine that is trimmed, over bad links, with machines that end and disks that fail.
+#[test]
+fn the_bus_keeps_its_promises() {
+    check("the_bus_keeps_its_promises", 30, |s: Sim| {
+        s.require(scenario::REQUIRED_OF_BUS);
+        bus::live(&s.plan(&scenario::swarm("bus", 5, s.time(secs(20))))).map(drop)
+    });
+}
 
 /// A burst that nobody reads makes shards; once it is read they go again, and every event was there once.
 #[test]

@@ -224,7 +224,7 @@ impl World {
     }
 
     fn state_of(&self, node: u32) -> State {
-        if node as usize >= self.len() {
+        if node as usize >= self.len() || self.is_host(node) {
             return State::Many;
         }
         let Some(machine) = self.node(node) else { return State::Down };
@@ -245,7 +245,7 @@ impl World {
     }
 
     fn state_between(&self, a: u32, b: u32) -> State {
-        if a as usize >= self.len() || b as usize >= self.len() {
+        if a as usize >= self.len() || b as usize >= self.len() || self.is_host(a) {
             return State::Many;
         }
         let Some(machine) = self.node(a) else { return State::Down };

@@ -10,7 +10,8 @@ use super::live;
 use super::workload::{self, Ciphers};
 
 /// Scenarios of a campaign: name, nodes, seeds for each thousand asked for.
-const SCENARIOS: [(&str, u32, u64); 3] = [("mesh", 8, 1_000), ("pair", 2, 1_000), ("ciphers", 2, 500)];
+const SCENARIOS: [(&str, u32, u64); 4] =
+    [("mesh", 8, 1_000), ("pair", 2, 1_000), ("ciphers", 2, 500), ("bus", 5, 500)];
 /// From so many seeds on, everything that must be reached has been.
 const ENOUGH: u64 = 200;
 
@@ -57,11 +58,12 @@ pub fn run(args: &[String]) -> Result<ExitCode, String> {
     println!("{}", marks.table());
     let mut missing = Vec::new();
     if runs >= ENOUGH {
-        let wanted = [Kind::NET, Kind::CRASH, Kind::CLOCK, Kind::MOVE].concat();
+        let wanted = [Kind::NET, Kind::CRASH, Kind::CLOCK, Kind::MOVE, Kind::DISK].concat();
         let never = wanted.into_iter().filter(|k| !marks.faults.keys().any(|(kind, _)| kind == k));
         missing.extend(never.map(|kind| format!("fault {}", kind.name())));
         let reached = |name: &str| marks.marks.get(name).is_some_and(|(hits, _)| *hits > 0);
-        missing.extend(scenario::REQUIRED.iter().filter(|name| !reached(name)).map(|n| format!("mark {n}")));
+        let required = scenario::REQUIRED.iter().chain(scenario::REQUIRED_OF_BUS);
+        missing.extend(required.filter(|name| !reached(name)).map(|n| format!("mark {n}")));
     }
     missing.iter().for_each(|what| println!("never reached: {what}"));
     println!(
