@@ -1,4 +1,4 @@
-//! One target per decoder of `net_proto::registry`, all of this shape.
+//! One target per decoder of `net_tests::corpus::decoders`, all of this shape.
 
 pub use libfuzzer_sys;
 
@@ -13,6 +13,6 @@ macro_rules! decoder {
 
 /// Runs one decoder. Panics if it breaks the canonical rule, or does not exist.
 pub fn check(name: &str, bytes: &[u8]) {
-    let decoder = net_proto::registry::decoders().iter().find(|d| d.name == name);
+    let decoder = net_tests::corpus::decoders().find(|d| d.name == name);
     (decoder.expect("a registered decoder").check)(bytes);
 }

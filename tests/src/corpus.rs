@@ -9,9 +9,16 @@ use net_proto::handshake::{Hello, Outcome, Welcome};
 use net_proto::identity::{Identity, Incarnation, Invite, Mesh, MeshId, MeshKey, Ticket};
 use net_proto::node::boot;
 use net_proto::recovery::{Ack, EcnCounts};
+use net_proto::registry::{self, Decoder};
 use net_proto::session::aead::Cipher;
 use net_proto::session::{Close, Extension};
 use net_proto::stream::{Limits, frame_message};
+
+/// Every decoder: those of `net_proto::registry`, and what drivers read by themselves.
+pub fn decoders() -> impl Iterator<Item = Decoder> {
+    let redis = Decoder { name: "resp", check: net_redis::check_answer };
+    registry::decoders().iter().copied().chain([redis])
+}
 
 /// Seeds of the decoder `name`, small and valid ones first. Empty for a decoder without any: a test
 /// fails then.
@@ -44,9 +51,18 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "bus-frame" => frame_samples().iter().map(Wire::to_vec).collect(),
         "bus-run" => frame_samples().iter().flat_map(bus_runs).collect(),
         "outbox-record" => outbox_records().iter().map(Wire::to_vec).collect(),
+        "resp" => ANSWERS.map(|text| text.as_bytes().to_vec()).into(),
         _ => Vec::new(),
     }
 }
+
+/// Answers of Redis: a status, an error, what `XREAD` answers, and the results of a transaction.
+const ANSWERS: [&str; 4] = [
+    "+OK\r\n",
+    "-ERR no such key\r\n",
+    "*1\r\n*2\r\n$5\r\nnet:0\r\n*1\r\n*2\r\n$3\r\n7-0\r\n*4\r\n$1\r\nd\r\n$0\r\n\r\n$1\r\nt\r\n$2\r\n\r\n\r\n",
+    "*4\r\n:-12\r\n$-1\r\n*-1\r\n*0\r\n",
+];
 
 const FILTERS: [&str; 4] = [
     r#"{"path":"a.0","value":1}"#,

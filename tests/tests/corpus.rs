@@ -5,8 +5,7 @@ use std::fs;
 
 use net_proto::entropy::Entropy;
 use net_proto::handshake::FuzzLab;
-use net_proto::registry::decoders;
-use net_tests::corpus::{mutate, neighbourhood, seeds};
+use net_tests::corpus::{decoders, mutate, neighbourhood, seeds};
 use net_tests::live::Lab;
 
 /// Above this size a file of the corpus is decoded as it is, without its neighbourhood.

@@ -25,3 +25,5 @@ pub use adapter::RedisAdapter;
 pub use config::RedisConfig;
 pub use dedup::RedisStreamDedup;
 pub use group::{Delivery, GroupOptions, RedisGroup};
+#[doc(hidden)]
+pub use resp::check_answer;

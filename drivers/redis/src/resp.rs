@@ -94,11 +94,32 @@ impl Scanner {
             return Ok(None);
         };
         let end = from + n;
+        if end - self.at > MAX_LINE {
+            return Err(BadAnswer("a line that is too long"));
+        }
         // The text behind a length may not be here yet; its line is found again at once.
         self.seen = end;
         let line = buf[self.at..end].strip_suffix(b"\r").ok_or(BadAnswer("a line without its end"))?;
         Ok(Some((line, end + 1)))
     }
+}
+
+/// For fuzzers: whatever comes, however it is cut, the same end or error is found, and what is found is
+/// walked through to its last byte.
+///
+/// # Panics
+/// If that does not hold.
+pub fn check_answer(bytes: &[u8]) {
+    let whole = Scanner::default().find(bytes);
+    let mut pieces = Scanner::default();
+    let cut = (0..=bytes.len()).map(|have| pieces.find(&bytes[..have]));
+    let cut = cut.into_iter().find(|found| *found != Ok(None)).unwrap_or(Ok(None));
+    assert_eq!(whole, cut, "the same answer in one piece and in many");
+    if let Ok(Some(end)) = whole {
+        let mut walk = Walk::new(&bytes[..end]);
+        assert!(walk.skip().is_ok() && walk.buf.is_empty(), "an answer is walked through to its end");
+    }
+    _ = Walk::new(bytes).skip();
 }
 
 fn number(text: &[u8]) -> Result<i64, BadAnswer> {
@@ -327,10 +348,7 @@ mod tests {
         /// Whatever comes, it ends in an answer or in an error; what is found can be walked through.
         #[test]
         fn whatever_comes(bytes in proptest::collection::vec(prop_oneof![Just(b'$'), Just(b'*'), Just(b'\r'), Just(b'\n'), Just(b'1'), Just(b'-'), any::<u8>()], 0..60)) {
-            if let Ok(Some(end)) = Scanner::default().find(&bytes) {
-                prop_assert!(Walk::new(&bytes[..end]).skip().is_ok());
-            }
-            _ = Walk::new(&bytes).skip();
+            check_answer(&bytes);
         }
     }
 
@@ -340,6 +358,7 @@ mod tests {
         assert!(find("*1\r\n".repeat(MAX_DEPTH + 1).as_str()).is_err());
         assert!(find("$99999999999\r\n").is_err() && find("*-2\r\n").is_err() && find(":x\r\n").is_err());
         assert!(find(&"+".repeat(MAX_LINE + 2)).is_err());
+        assert!(find(&("+".repeat(MAX_LINE + 2) + "\r\n")).is_err(), "in one piece, too");
         assert_eq!(find("$2\r\nabc"), Ok(None));
         assert!(find("$2\r\nabcd").is_err());
     }

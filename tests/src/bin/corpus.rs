@@ -3,7 +3,7 @@
 use std::fs;
 
 fn main() -> std::io::Result<()> {
-    for decoder in net_proto::registry::decoders() {
+    for decoder in net_tests::corpus::decoders() {
         let dir = net_tests::root().join("fuzz/corpus").join(decoder.name);
         fs::create_dir_all(&dir)?;
         let seeds = net_tests::corpus::seeds(decoder.name);

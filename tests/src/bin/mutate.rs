@@ -10,8 +10,7 @@ use std::time::Instant;
 
 use net_proto::entropy::Entropy;
 use net_proto::handshake::FuzzLab;
-use net_proto::registry::decoders;
-use net_tests::corpus::{mutate, seeds};
+use net_tests::corpus::{decoders, mutate, seeds};
 use net_tests::live::Lab;
 
 fn main() {
@@ -27,7 +26,7 @@ fn main() {
         Some("handshake") => return handshake(inputs, seed, &key, first),
         _ => {}
     }
-    for decoder in decoders().iter().filter(|d| only.as_deref().is_none_or(|name| name == d.name)) {
+    for decoder in decoders().filter(|d| only.as_deref().is_none_or(|name| name == d.name)) {
         let mut entropy = Entropy::new(&key, decoder.name);
         let seeds = seeds(decoder.name);
         let start = Instant::now();

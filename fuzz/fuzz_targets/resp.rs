@@ -1,0 +1,3 @@
+#![no_main]
+
+net_fuzz::decoder!("resp");
