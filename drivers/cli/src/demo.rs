@@ -1,8 +1,10 @@
 //! `net demo`: three real nodes, a link that loses datagrams, and a file that arrives whole.
 //!
 //! `a` sends a file to `b` and its lines to the third node `c`, with readings beside them that
-//! nobody sends twice; `b` tells `c` what it got. All of it passes relays that lose and listen.
+//! nobody sends twice; `b` tells `c` what it got. Then one program of the event bus runs twice: in memory, and
+//! with `a` emitting what `b` keeps and `c` reads. All of it passes relays that lose and listen.
 
+mod bus;
 mod input;
 mod report;
 
@@ -12,7 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use blake3::Hasher;
-use net_sdk::{Error, FireAndForget, Mesh, Peer, PeerStats, Reliable, Stream, StreamStats, Ticket};
+use net_sdk::net::Hosting;
+use net_sdk::{
+    Error, FireAndForget, Mesh, Net, Peer, PeerStats, Reliable, SdkError, Stream, StreamStats, Ticket,
+};
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::eavesdrop;
@@ -36,6 +41,8 @@ const FILE: &str = "demo/file";
 const LINE: &str = "demo/lines";
 const READINGS: &str = "demo/readings";
 const RECEIPTS: &str = "demo/receipts";
+/// The name of the events that `b` keeps.
+const EVENTS: &str = "demo";
 
 /// What arrived of a stream.
 struct Arrived {
@@ -54,6 +61,8 @@ struct Told {
     receipt: Option<blake3::Hash>,
     readings_sent: u64,
     readings: u64,
+    in_memory: bus::Got,
+    on_mesh: bus::Got,
     took: Duration,
     to_b: PeerStats,
     to_c: PeerStats,
@@ -85,7 +94,7 @@ async fn show(args: args::Demo, watch: &args::Watch, output: Output) -> Result<T
         input.lines.len(),
         input.kind,
     ));
-    let b = watch.apply(Mesh::builder().bind("127.0.0.1:0"), "-b").start().await?;
+    let b = watch.apply(Mesh::builder().bind("127.0.0.1:0").event_bus(), "-b").start().await?;
     let [a, c] = [start(&b, watch, "-a").await?, start(&b, watch, "-c").await?];
 
     let here = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -113,6 +122,9 @@ async fn show(args: args::Demo, watch: &args::Watch, output: Output) -> Result<T
     let readings_sent = readings.await.map_err(bug)??;
     let file = at_b.await.map_err(bug)??;
     let at_c = at_c.await.map_err(bug)??;
+    let in_memory = Net::builder().memory().build().await?;
+    let in_memory = bus::program(in_memory.clone(), in_memory).await?;
+    let on_mesh = on_mesh([&a, &b, &c], to_b).await?;
     let (to_b, to_c) = (ab.stats().await?, ac.stats().await?);
     progress.clear();
 
@@ -129,6 +141,8 @@ async fn show(args: args::Demo, watch: &args::Watch, output: Output) -> Result<T
         receipt: at_c.receipt,
         readings_sent,
         readings: at_c.readings,
+        in_memory,
+        on_mesh,
         took,
         to_b,
         to_c,
@@ -139,13 +153,24 @@ async fn show(args: args::Demo, watch: &args::Watch, output: Output) -> Result<T
     })
 }
 
+/// The program of the event bus, from `a` over `b` to `c`.
+async fn on_mesh([a, b, c]: [&Mesh; 3], to_b: Ticket) -> Result<bus::Got, SdkError> {
+    let _kept = b.host_events(EVENTS, Hosting::default()).await?;
+    let at = |mesh: &Mesh| Net::builder().mesh(mesh, EVENTS, [to_b.clone()]).build();
+    let (writer, reader) = (at(a).await?, at(c).await?);
+    let got = bus::program(writer.clone(), reader.clone()).await?;
+    writer.shutdown().await;
+    reader.shutdown().await;
+    Ok(got)
+}
+
 fn bug(error: JoinError) -> Failure {
     Failure::failed(format_args!("this is a bug: {error}"))
 }
 
 /// A further node of the mesh of `first`.
 async fn start(first: &Mesh, watch: &args::Watch, suffix: &str) -> Result<Mesh> {
-    let builder = Mesh::builder().mesh(first.secret()).bind("127.0.0.1:0");
+    let builder = Mesh::builder().mesh(first.secret()).bind("127.0.0.1:0").event_bus();
     Ok(watch.apply(builder, suffix).start().await?)
 }
 
@@ -286,6 +311,11 @@ impl Told {
         }
         if self.receipt != Some(self.input.hash) {
             wrong.push("the third node heard of another file".into());
+        }
+        for (got, place) in [(&self.in_memory, "in memory"), (&self.on_mesh, "on the mesh")] {
+            if !got.is_whole() {
+                wrong.push(format!("{} of {} events {place} arrived in order", got.in_order, bus::Got::ALL));
+            }
         }
         if self.relay.overheard.matches > 0 {
             wrong.push(format!("an eavesdropper found {} pieces of plaintext", self.relay.overheard.matches));

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use net_proto::lane::NoPlanes;
+use net_proto::bus::mesh::BusPlane;
+use net_proto::lane::{NoPlanes, Plane};
 use net_proto::node::Event;
 use net_proto::session::Peer;
-use net_sdk::EntityId;
+use net_sdk::{EntityId, PlaneStart};
 use net_shell::trace::{Happened, Reader, Replay, TraceError};
 use serde_json::{Value, json};
 
@@ -16,17 +17,39 @@ use crate::output::{Output, printable, several};
 
 /// The command.
 pub fn run(args: &args::Replay, output: Output) -> Result<()> {
-    let unreadable = |e: TraceError| match e {
-        TraceError::Format => Failure::new(Code::Usage, format_args!("{}: {e}", args.record.display()))
-            .remedy("records replay in the version of the program that wrote them"),
-        e => Failure::failed(format_args!("{}: {e}", args.record.display())),
+    let unreadable = |e| {
+        let failure = unreadable(e);
+        Failure { what: format!("{}: {}", args.record.display(), failure.what), ..failure }
     };
-    let mut reader = Reader::open(&args.record).map_err(unreadable)?;
-    if let Some(planes) = reader.header.planes_type() {
-        return Err(Failure::new(Code::Usage, format_args!("the record is of a node with planes: {planes}"))
-            .remedy("a program that has them replays it with net_shell::trace::Trace::replay_with"));
+    let reader = Reader::open(&args.record).map_err(unreadable)?;
+    match reader.header.planes_type() {
+        None => live(args, reader, |_| NoPlanes, output),
+        Some(planes) if planes == std::any::type_name::<BusPlane>() => {
+            let plane = |start: PlaneStart| BusPlane::new(start.identity.id(), start.incarnation.epoch);
+            live(args, reader, plane, output)
+        }
+        Some(planes) => {
+            Err(Failure::new(Code::Usage, format_args!("the record is of a node with planes: {planes}"))
+                .remedy("a program that has them replays it with net_shell::trace::Trace::replay_with"))
+        }
     }
-    let mut replay = Replay::new(&reader.header, reader.header.config(), |_| NoPlanes).map_err(unreadable)?;
+}
+
+fn unreadable(error: TraceError) -> Failure {
+    match error {
+        TraceError::Format => Failure::new(Code::Usage, error)
+            .remedy("records replay in the version of the program that wrote them"),
+        error => Failure::failed(error),
+    }
+}
+
+fn live<P: Plane>(
+    args: &args::Replay,
+    mut reader: Reader,
+    planes: impl FnOnce(PlaneStart) -> P,
+    output: Output,
+) -> Result<()> {
+    let mut replay = Replay::new(&reader.header, reader.header.config(), planes).map_err(unreadable)?;
     let mut story =
         Story { output, steps: args.steps, events: !args.summary, told: 0, peers: BTreeMap::new() };
     output.say(format!("A record of {}", reader.header.entity()));

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde_json::json;
 
 use super::Told;
+use super::bus::Got;
 use crate::eavesdrop::{Overheard, entropy_of};
 use crate::failure::{Code, Failure, Result};
 use crate::output::{Output, millis, rate, size};
@@ -96,6 +97,19 @@ fn table(told: &Told, verified: bool, output: Output) {
         ),
         ("readings", format!("{} sent and never repeated, {} arrived", told.readings_sent, told.readings)),
         (
+            "events",
+            format!(
+                "one program, twice: {} of {} in memory, {};\n{} of {} emitted at the first node, kept by the second, \
+                 read at the third, {}",
+                told.in_memory.in_order,
+                Got::ALL,
+                millis(told.in_memory.took),
+                told.on_mesh.in_order,
+                Got::ALL,
+                millis(told.on_mesh.took),
+            ),
+        ),
+        (
             "round trip",
             format!("{} smoothed, {} at best, through the relay", millis(to_b.rtt), millis(to_b.rtt_min)),
         ),
@@ -152,6 +166,9 @@ fn as_json(told: &Told, verified: bool) -> serde_json::Value {
         "receipts": told.receipts,
         "readings_sent": told.readings_sent,
         "readings_arrived": told.readings,
+        "events": Got::ALL,
+        "events_in_memory": told.in_memory.in_order,
+        "events_on_mesh": told.on_mesh.in_order,
         "cipher": to_b.cipher.name(),
         "rtt_us": to_b.rtt.as_micros() as u64,
         "rtt_min_us": to_b.rtt_min.as_micros() as u64,

@@ -21,6 +21,11 @@ fn the_demo_shows_a_file_that_arrives_whole() {
         (&0.into(), &8.into()),
         "{done}"
     );
+    assert_eq!(
+        (&done["events_in_memory"], &done["events_on_mesh"]),
+        (&done["events"], &done["events"]),
+        "{done}"
+    );
     assert!(done["datagrams_lost"].as_u64() > Some(0), "{done}");
     assert!(output.stderr.is_empty(), "no progress among JSON");
 }
