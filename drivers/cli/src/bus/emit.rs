@@ -80,9 +80,10 @@ pub async fn run(args: BusEmit, config: &Config, output: Output) -> Result<()> {
         // What was taken is brought to its end.
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
+    // An input that breaks off leaves something to bring to its end, too; patience that ended does not.
     let safe = match &fed {
-        Ok(()) => emitter.settle(args.outbox.is_some()).await,
-        Err(_) => Ok(()),
+        Err(failure) if matches!(failure.code, Code::Unreachable | Code::Refused) => Ok(()),
+        _ => emitter.settle(args.outbox.is_some()).await,
     };
     let before = open.bus.stats().ledger;
     let mut closed = open.bus.shutdown().await;
@@ -100,27 +101,30 @@ pub async fn run(args: BusEmit, config: &Config, output: Output) -> Result<()> {
     emitter.tell(open.transport, &closed, kept, begun.elapsed());
     let refused = emitter.refused;
     open.end().await;
-    fed?;
-    let why = safe.err();
+    let why = fed.and(safe).err();
     let silent = || Failure::new(Code::Unreachable, "no answer");
     match &args.outbox {
         None if closed.lost > 0 => {
             let what = format!("{} were not acknowledged, and are lost", several(closed.lost, "event"));
             let why = why.unwrap_or_else(silent);
-            Err(Failure::new(why.code, format_args!("{what}: {}", why.what))
-                .remedy("with --outbox DIR they would be kept for the next run"))
+            return Err(Failure::new(why.code, format_args!("{what}: {}", why.what))
+                .remedy("with --outbox DIR they would be kept for the next run"));
         }
         Some(dir) if kept > 0 => {
             let why = why.unwrap_or_else(silent);
             let what = format_args!("{} wait in {}: {}", several(kept, "event"), dir.display(), why.what);
-            Err(Failure::new(why.code, what)
-                .remedy("the next run with this --outbox sends them, also without input"))
+            return Err(Failure::new(why.code, what)
+                .remedy("the next run with this --outbox sends them, also without input"));
         }
-        _ if refused > 0 => {
-            Err(Failure::new(Code::NotVerified, format_args!("{} were too long", several(refused, "line"))))
-        }
-        _ => why.map_or(Ok(()), Err),
+        _ => why.map_or(Ok(()), Err)?,
     }
+    if refused > 0 {
+        return Err(Failure::new(
+            Code::NotVerified,
+            format_args!("{} were too long", several(refused, "line")),
+        ));
+    }
+    Ok(())
 }
 
 /// Writes what comes out of a bus in memory.
