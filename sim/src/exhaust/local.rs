@@ -207,7 +207,7 @@ impl Local {
     /// Streams of the association that stands.
     pub fn streams(&self) -> Option<u64> {
         let (peer, _) = self.node.peers().next()?;
-        self.node.peer_stats(peer).map(|stats| stats.streams as u64)
+        self.node.peer_stats(peer).map(|stats| stats.streams)
     }
 
     /// Says one thing more, if it can. Returns what.
