@@ -57,5 +57,11 @@ fn a_port_has_one_claim() {
     let port = claims[0].port();
     assert!(Claim::of(port).is_none());
     drop(claims);
-    assert!(Claim::of(port).is_some());
+    // A child that another test is just starting holds its parent's files for a moment, and another test
+    // may claim it next.
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while Claim::of(port).is_none() {
+        assert!(std::time::Instant::now() < patience, "{port} is claimed for ever");
+        std::thread::yield_now();
+    }
 }
