@@ -2,7 +2,7 @@
 //! datagrams are lost, doubled or overtaken, which timer fires first, and when a node crashes.
 //!
 //! Keys cannot be copied, so a state of the machines cannot either. But a node is a function of its own
-//! inputs ([`local`]): a list of inputs names its state, and one that is wanted again is lived again.
+//! inputs (`local`): a list of inputs names its state, and one that is wanted again is lived again.
 //! What a list leads to is remembered, so the machines work only once for each list; the search itself
 //! moves over pairs of lists and the datagrams on their way, of which there are many more.
 //!
@@ -11,7 +11,7 @@
 //! and equal futures follow, as the machines have nothing but their inputs. Two lists that happen to lead
 //! a machine to the same place are not merged: that costs states and hides none.
 //!
-//! In every state: the machines' invariants, and what [`local`] looks after (the other's identity and no
+//! In every state: the machines' invariants, and what `local` looks after (the other's identity and no
 //! other, nothing before its confirmation, no counter twice, no message twice, ledgers that balance, no
 //! spinning). In every state in which nothing is on its way, faults end: both nodes must then come to one
 //! association that both know, over which messages pass.
