@@ -503,10 +503,14 @@ impl Streams {
         }
     }
 
-    /// The association was at rest. Who waits for session credit with a large message asks again: when it
-    /// asked first, the peer's pool may have been empty.
+    /// The association was at rest. Who waits first for session credit asks, again or because its message
+    /// was too small to ask: the peer's pool may have been empty when it made no room for it.
     pub fn ask_again(&mut self) {
-        self.owed.blocked |= !self.waiting.is_empty() && self.need.0 > self.credit.limit;
+        let Some(s) = self.waiting.front().and_then(|slot| self.table.get_mut(*slot)) else { return };
+        if let Commit::Session { need, size } = s.send.commit(&mut self.credit, false) {
+            self.need = (need, size);
+            self.owed.blocked = true;
+        }
     }
 
     /// Session credit goes to those who wait for it in their order, so that no large message starves.

@@ -521,20 +521,34 @@ fn a_sent_frame_stays_small() {
     assert!(core::mem::size_of::<SentFrame>() <= 32);
 }
 
-#[test]
-fn a_large_message_that_found_the_pool_empty_comes_when_it_asks_again() {
-    let mut pair = Pair::new(&Config::default(), 7, 0);
-    pair.pools[1] = Pool::new(0);
+/// A message of this many bytes on a stream of its own, for as long as it takes.
+fn one_message(pair: &mut Pair, len: usize) -> StreamId {
     let id = pair.ends[0].open("", Mode::Reliable, 16).unwrap();
     let mut bytes = Vec::new();
-    frame_message(&mut bytes, &message(0, 100 << 10));
+    frame_message(&mut bytes, &message(0, len));
     pair.ends[0].send(id, bytes).unwrap();
     pair.settle();
-    assert!(!pair.got[1].messages.contains_key(&id.0), "there was room");
-    pair.pools[1] = Pool::new(64 << 20);
-    pair.ends[0].ask_again();
-    pair.settle();
-    assert_eq!(pair.got[1].messages.get(&id.0).map_or(0, Vec::len), 1);
+    id
+}
+
+/// The last message is too large for the window, or finds it held by streams that nobody reads.
+#[test]
+fn a_message_that_found_the_pool_empty_comes_when_it_asks_again() {
+    for lens in [&[100 << 10][..], &[31 << 10, 16 << 10, 31 << 10]] {
+        let mut pair = Pair::new(&Config::default(), 7, 0);
+        pair.pools[1] = Pool::new(0);
+        pair.reading[1] = false;
+        let ids: Vec<_> = lens.iter().map(|len| one_message(&mut pair, *len)).collect();
+        let last = *ids.last().unwrap();
+        assert_eq!(pair.take(1, last), 0, "there was room");
+        pair.ends[0].ask_again();
+        pair.settle();
+        assert_eq!(pair.take(1, last), 0, "the pool is empty");
+        pair.pools[1] = Pool::new(64 << 20);
+        pair.ends[0].ask_again();
+        pair.settle();
+        assert_eq!(pair.take(1, last), *lens.last().unwrap() as u64);
+    }
 }
 
 /// It is too small to ask for credit, so credit has to be there.
@@ -542,15 +556,8 @@ fn a_large_message_that_found_the_pool_empty_comes_when_it_asks_again() {
 fn a_message_of_almost_half_the_window_comes_beside_streams_that_nobody_reads() {
     let mut pair = Pair::new(&Config::default(), 7, 0);
     pair.reading[1] = false;
-    let mut last = StreamId(0);
-    for len in [31 << 10, 16 << 10, 31 << 10] {
-        last = pair.ends[0].open("", Mode::Reliable, 16).unwrap();
-        let mut bytes = Vec::new();
-        frame_message(&mut bytes, &message(0, len));
-        pair.ends[0].send(last, bytes).unwrap();
-        pair.settle();
-    }
-    assert_eq!(pair.take(1, last), 31 << 10);
+    let ids = [31 << 10, 16 << 10, 31 << 10].map(|len| one_message(&mut pair, len));
+    assert_eq!(pair.take(1, ids[2]), 31 << 10);
 }
 
 /// Streams of every mode, small messages and large ones. As ports do, readers report some of what they read
