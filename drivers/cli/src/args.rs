@@ -133,6 +133,17 @@ pub struct Id {
     pub state: State,
 }
 
+/// Where a node listens that others dial.
+#[derive(Debug, Args)]
+pub struct Listen {
+    /// Address to bind, may be repeated; without it the ports of the last run, else any free ones
+    #[arg(long, value_name = "IP:PORT")]
+    pub bind: Vec<SocketAddr>,
+    /// Address at which others reach this node, may be repeated; for forwarded ports
+    #[arg(long, value_name = "IP:PORT")]
+    pub advertise: Vec<SocketAddr>,
+}
+
 #[derive(Debug, Args)]
 pub struct Recv {
     /// The folder to receive into
@@ -140,12 +151,8 @@ pub struct Recv {
     pub into: PathBuf,
     #[command(flatten)]
     pub state: State,
-    /// Address to bind, may be repeated; without it the ports of the last run, else any free ones
-    #[arg(long, value_name = "IP:PORT")]
-    pub bind: Vec<SocketAddr>,
-    /// Address at which others reach this node, may be repeated; for forwarded ports
-    #[arg(long, value_name = "IP:PORT")]
-    pub advertise: Vec<SocketAddr>,
+    #[command(flatten)]
+    pub listen: Listen,
     /// End after one whole transfer
     #[arg(long)]
     pub once: bool,

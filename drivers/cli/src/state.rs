@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use net_sdk::{Error, Mesh, MeshBuilder};
 
+use crate::args::Listen;
+use crate::config::Config;
 use crate::failure::{Code, Failure, Result};
 use crate::output::Output;
 
@@ -30,15 +32,21 @@ pub fn dir(asked: Option<PathBuf>) -> Result<PathBuf> {
     })
 }
 
-/// Starts a node that others dial: at these addresses, or at those of the last run if they are free, else at
-/// any. Keeps what it bound for the next run.
+/// Starts a node that others dial, as the configuration says: at the addresses that were asked for, or at those
+/// of the last run if they are free, else at any. Keeps what it bound for the next run.
 pub async fn listen(
     builder: impl Fn() -> MeshBuilder,
-    bind: &[SocketAddr],
+    at: &Listen,
+    config: &Config,
     dir: &Path,
     output: Output,
 ) -> Result<Mesh> {
-    let build = |addrs: &[SocketAddr]| addrs.iter().fold(builder(), |b, addr| b.bind(*addr)).start();
+    let bind = if at.bind.is_empty() { &config.bind } else { &at.bind };
+    let advertise = if at.advertise.is_empty() { &config.advertise } else { &at.advertise };
+    let build = |addrs: &[SocketAddr]| {
+        let builder = advertise.iter().fold(config.apply(builder().dir(dir)), |b, addr| b.advertise(*addr));
+        addrs.iter().fold(builder, |b, addr| b.bind(*addr)).start()
+    };
     let last = if bind.is_empty() { bound(dir) } else { Vec::new() };
     let mesh = match build(if bind.is_empty() { &last } else { bind }).await {
         Err(Error::Bind { .. }) if !last.is_empty() => {

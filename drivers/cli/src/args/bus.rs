@@ -1,11 +1,10 @@
 //! The command line of `net bus`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::State;
+use super::{Listen, State};
 
 #[derive(Debug, Subcommand)]
 pub enum Bus {
@@ -121,12 +120,8 @@ pub struct BusKeep {
     pub name: String,
     #[command(flatten)]
     pub state: State,
-    /// Address to bind, may be repeated; without it the ports of the last run, else any free ones
-    #[arg(long, value_name = "IP:PORT")]
-    pub bind: Vec<SocketAddr>,
-    /// Address at which others reach this node, may be repeated; for forwarded ports
-    #[arg(long, value_name = "IP:PORT")]
-    pub advertise: Vec<SocketAddr>,
+    #[command(flatten)]
+    pub listen: Listen,
     /// Events of a shard; above it the oldest give way
     #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub events: u64,

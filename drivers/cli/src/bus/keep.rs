@@ -14,19 +14,9 @@ use crate::{ping, state, stats};
 const UNKNOWN: u16 = 4;
 
 /// The command.
-pub async fn run(mut args: BusKeep, config: &Config, output: Output) -> Result<()> {
-    if args.bind.is_empty() {
-        args.bind.clone_from(&config.bind);
-    }
-    if args.advertise.is_empty() {
-        args.advertise.clone_from(&config.advertise);
-    }
+pub async fn run(args: BusKeep, config: &Config, output: Output) -> Result<()> {
     let dir = state::dir(args.state.dir.clone().or_else(|| config.dir.clone()))?;
-    let builder = || {
-        let builder = config.apply(Mesh::builder().dir(&dir).event_bus());
-        args.advertise.iter().fold(builder, |b, addr| b.advertise(*addr))
-    };
-    let mesh = state::listen(builder, &args.bind, &dir, output).await?;
+    let mesh = state::listen(|| Mesh::builder().event_bus(), &args.listen, config, &dir, output).await?;
     let limits = HostLimits { events: args.events, bytes: args.bytes, ..HostLimits::default() };
     let hosting = Hosting { limits, ..Hosting::default() };
     let kept = mesh.host_events(&args.name, hosting).await.map_err(|error| match error {

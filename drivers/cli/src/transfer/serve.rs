@@ -23,22 +23,12 @@ const MAX_TRANSFERS: usize = 16;
 const TELL: u64 = 4 << 20;
 
 /// The command.
-pub async fn run(mut args: args::Recv, config: &Config, output: Output) -> Result<()> {
-    if args.bind.is_empty() {
-        args.bind.clone_from(&config.bind);
-    }
-    if args.advertise.is_empty() {
-        args.advertise.clone_from(&config.advertise);
-    }
+pub async fn run(args: args::Recv, config: &Config, output: Output) -> Result<()> {
     std::fs::create_dir_all(&args.into)
         .map_err(|e| Failure::failed(format_args!("{}: {e}", args.into.display())))?;
     let root = std::fs::canonicalize(&args.into)?;
     let dir = state::dir(args.state.dir.clone().or_else(|| config.dir.clone()))?;
-    let builder = || {
-        let builder = config.apply(Mesh::builder().dir(&dir));
-        args.advertise.iter().fold(builder, |b, addr| b.advertise(*addr))
-    };
-    let mesh = state::listen(builder, &args.bind, &dir, output).await?;
+    let mesh = state::listen(Mesh::builder, &args.listen, config, &dir, output).await?;
     stats::serve(&mesh, &dir, output);
 
     let invite = mesh.invite();
