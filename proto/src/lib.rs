@@ -16,13 +16,18 @@ extern crate std;
 extern crate self as net_proto;
 
 /// Whether a bug was planted here. Never, but in builds for testing the tests.
+/// Drivers use it, too.
+#[doc(hidden)]
 #[cfg(feature = "planted")]
+#[macro_export]
 macro_rules! planted {
     ($bug:ident) => {
         $crate::planted::is($crate::planted::Bug::$bug)
     };
 }
+#[doc(hidden)]
 #[cfg(not(feature = "planted"))]
+#[macro_export]
 macro_rules! planted {
     ($bug:ident) => {
         false

@@ -2,20 +2,6 @@
 //! tasks, which a runtime brings ([`runtime`]).
 #![deny(unsafe_code)] // allowed in `aead` and `prefetch`, with its argument
 
-/// Whether a bug was planted here. Never, but in builds for testing the tests.
-#[cfg(feature = "planted")]
-macro_rules! planted {
-    ($bug:ident) => {
-        net_proto::planted::is(net_proto::planted::Bug::$bug)
-    };
-}
-#[cfg(not(feature = "planted"))]
-macro_rules! planted {
-    ($bug:ident) => {
-        false
-    };
-}
-
 pub mod aead;
 pub mod bell;
 pub mod bus;

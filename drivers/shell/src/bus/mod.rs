@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use net_proto::bus::{
     Backpressure, BatchConfig, FULL, Ledger, LogLimits, OutboxError, ProducerId, ScaleConfig, Shard, route,
 };
+use net_proto::planted;
 use net_proto::storage::Storage;
 use net_proto::time::{Instant, nanos};
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use net_proto::bus::{Cursor, EventId, Position, ReaderId, Shard, Slice};
+use net_proto::planted;
 
 use super::Bus;
 use super::adapter::{AdapterError, BoxFut, Incoming, Page};
