@@ -90,8 +90,8 @@ impl Connection {
             let tell = tell.clone();
             async move { tell.send_modify(|line| line.hear(event)) }
         });
-        let limit = options.connect_timeout * servers.len().max(1) as u32;
-        let client = timeout(limit + options.request_timeout, settings.connect(&servers[..]))
+        let limit = options.connect_timeout.saturating_mul(servers.len().max(1) as u32);
+        let client = timeout(limit.saturating_add(options.request_timeout), settings.connect(&servers[..]))
             .await
             .map_err(|_| AdapterError::Timeout("connecting".into()))?
             .map_err(|error| unconnected(&error))?;
