@@ -60,7 +60,8 @@ impl Stream {
         self.held.shared.mode
     }
 
-    /// Queues a message; waits for credit, callers in order of arrival.
+    /// Queues a message; waits for credit, callers in order of arrival, and for the driver while
+    /// applications are 64 MiB ahead of it over all streams.
     ///
     /// `Ok`: admitted. The driver sends it; in the reliable modes it arrives exactly once unless the
     /// stream is reset or the association ends, which every later call reports and

@@ -706,7 +706,9 @@ impl<P: Plane> Driver<P> {
     fn collect_next(&mut self, now: Instant) -> bool {
         let Some(key) = self.rung.pop_front() else { return false };
         let Some(stream) = self.stream(key) else { return true };
-        if !self.plenty[key as usize] {
+        if self.plenty[key as usize] {
+            stream.tx.pass_over();
+        } else {
             self.collect_port(now, &stream);
         }
         let charge = stream.rx.consumed();

@@ -118,6 +118,43 @@ fn a_sleeping_driver_hears_every_ring() {
     });
 }
 
+#[test]
+fn who_waits_for_the_driver_to_catch_up_is_called() {
+    explore(|| {
+        // One message may be unseen, over both ports.
+        let inbox = Arc::new(Inbox::<()>::with_furthest(1, 64));
+        let ports: Vec<_> =
+            (0..2).map(|key| Arc::new(SendPort::new(key, inbox.clone(), 1 << 20, 100))).collect();
+        let senders = ports
+            .iter()
+            .cloned()
+            .map(|port| thread::spawn(move || (0..2u8).for_each(|n| block_on(port.send(&[[n]])).unwrap())));
+        let senders: Vec<_> = senders.collect();
+        let mut got = [Vec::new(), Vec::new()];
+        let mut collect = |key: u32| {
+            let collected = ports[key as usize].collect(Vec::new());
+            got[key as usize].extend(numbers(&collected.chunk));
+            got.iter().all(|got| got.len() == 2)
+        };
+        // What rings first has to wait for its stream, until the other rang.
+        let (mut first, mut done) = (None, false);
+        drive(&inbox, |rung| {
+            for key in rung {
+                if first.is_none() {
+                    first = Some(*key);
+                    ports[*key as usize].pass_over();
+                } else {
+                    collect(*key);
+                    done = first.is_some_and(&mut collect);
+                }
+            }
+            done
+        });
+        assert_eq!(got, [[0, 1], [0, 1]]);
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+    });
+}
+
 /// The driver's side of a port with credit for one message at a time, until `done`.
 fn collect_until(inbox: &Inbox<()>, port: &SendPort<()>, done: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let (mut got, mut limit) = (Vec::new(), 64);

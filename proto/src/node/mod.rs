@@ -53,7 +53,7 @@ use index::{Indices, Target};
 use lives::Lives;
 
 /// Emptied chunks kept for ports, in bytes; further ones are freed.
-const SPENT: usize = 4 << 20;
+const SPENT: usize = 16 << 20;
 /// An association's place in the tables: slot, timer and its heap, entity id, ready and recent lists.
 const PLACE: usize = size_of::<Slot>() + 64 + 2 * size_of::<(EntityId, u32)>() + 8;
 /// Ended associations that are remembered.

@@ -64,8 +64,12 @@ struct Queue {
     usual: usize,
     /// Charge of everything ever admitted.
     admitted: u64,
+    /// Charge of what is queued, as far as the inbox counts it.
+    counted: u64,
     /// The driver was rung and did not collect since.
     rung: bool,
+    /// The driver looked and left it here: nothing is counted until it collects.
+    passed_over: bool,
     closed: Option<SendError>,
     waiters: Waiters,
 }
@@ -143,8 +147,12 @@ impl<C> SendPort<C> {
         prefetch::for_writing(end.wrapping_add(LINE));
         prefetch::for_writing(end);
         let rings = !messages.is_empty() && !std::mem::replace(&mut q.rung, true);
+        if !q.passed_over {
+            q.counted += cost;
+            // Under the lock: what is collected was counted before.
+            self.inbox.queued(cost);
+        }
         drop(q);
-        self.inbox.queued(cost);
         if rings {
             self.inbox.port(self.key);
         }
@@ -160,11 +168,15 @@ impl<C> SendPort<C> {
     /// future before it is ready queues nothing.
     pub async fn send<M: AsRef<[u8]>>(&self, messages: &[M]) -> Result<(), SendError> {
         let mut place = Place { port: self, ticket: None };
-        let mut waited = false;
+        let mut yielded = false;
         poll_fn(|cx| {
             // Before anything is queued: dropping the future here must queue nothing.
-            if !std::mem::replace(&mut waited, true) && self.inbox.runs_ahead() {
+            if !std::mem::replace(&mut yielded, true) && self.inbox.turn_is_over() {
                 cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            // Who stands in the line of this stream is woken by its credit alone.
+            if place.ticket.is_none() && !self.inbox.may_queue(cx.waker()) {
                 return Poll::Pending;
             }
             self.poll_send(cx, messages, &mut place.ticket)
@@ -221,24 +233,50 @@ impl<C> SendPort<C> {
         lock(&self.queue).rung
     }
 
+    /// Driver: what is queued has to wait for its stream, so nobody else need wait for that.
+    pub fn pass_over(&self) {
+        let counted = {
+            let mut q = lock(&self.queue);
+            q.passed_over = true;
+            std::mem::take(&mut q.counted)
+        };
+        self.inbox.seen(counted);
+    }
+
     /// Driver: takes what is queued; `spare` becomes the next queue.
-    pub fn collect(&self, mut spare: Vec<u8>) -> Collected {
+    pub fn collect(&self, spare: Vec<u8>) -> Collected {
+        let (collected, counted) = self.take(spare);
+        self.inbox.seen(counted);
+        collected
+    }
+
+    /// What is queued, and how much of it the inbox counts.
+    fn take(&self, mut spare: Vec<u8>) -> (Collected, u64) {
         spare.clear();
         let mut q = lock(&self.queue);
         q.rung = false;
+        q.passed_over = false;
+        let counted = std::mem::take(&mut q.counted);
         if q.chunk.is_empty() {
             if q.chunk.capacity() == 0 {
                 std::mem::swap(&mut q.chunk, &mut spare);
             }
             // Memory that is not needed here goes back.
-            return Collected { chunk: spare, ..Collected::default() };
+            return (Collected { chunk: spare, ..Collected::default() }, counted);
         }
         q.usual = q.chunk.len().min(USUAL);
-        Collected {
+        let collected = Collected {
             chunk: std::mem::replace(&mut q.chunk, spare),
             messages: std::mem::take(&mut q.messages),
             bytes: std::mem::take(&mut q.bytes),
-        }
+        };
+        (collected, counted)
+    }
+}
+
+impl<C> Drop for SendPort<C> {
+    fn drop(&mut self) {
+        self.pass_over();
     }
 }
 

@@ -74,6 +74,67 @@ fn waiting_senders_go_in_order_and_may_give_up() {
 }
 
 #[test]
+fn a_sender_lets_the_driver_run_once_a_turn() {
+    let inbox = Arc::new(Inbox::<()>::new(1 << 20));
+    let port = SendPort::new(0, inbox.clone(), 1 << 30, MAX_MESSAGE as u64);
+    for _ in 0..2 {
+        port.try_send(&[vec![0; 1 << 20]]).unwrap();
+        let mut next = Box::pin(port.send(&[b"1"]));
+        assert!(poll(next.as_mut()).is_pending());
+        assert_eq!(poll(next.as_mut()), Poll::Ready(Ok(())), "once");
+    }
+    port.try_send(&[vec![0; 1 << 20]]).unwrap();
+    inbox.wake_up();
+    assert_eq!(poll(pin!(port.send(&[b"2"]))), Poll::Ready(Ok(())), "the driver ran");
+}
+
+/// Two ports of one driver that lets applications queue the charge of two small messages unseen.
+fn two_ports() -> (Arc<Inbox<()>>, [Send; 2]) {
+    let inbox = Arc::new(Inbox::with_furthest(1 << 20, 128));
+    let ports = [0, 1].map(|key| SendPort::new(key, inbox.clone(), 1 << 20, 100));
+    (inbox, ports)
+}
+
+#[test]
+fn who_runs_ahead_of_the_driver_waits_until_it_looked() {
+    let (_, [a, b]) = two_ports();
+    a.try_send(&[b"0"; 2]).unwrap();
+    let mut waits = Box::pin(b.send(&[b"1"]));
+    assert!(poll(waits.as_mut()).is_pending(), "whatever its own stream may still take");
+    b.try_send(&[b"2"]).unwrap();
+    a.collect(Vec::new());
+    assert_eq!(poll(waits.as_mut()), Poll::Ready(Ok(())));
+    assert_eq!(messages(&b), [b"2", b"1"]);
+}
+
+#[test]
+fn a_stream_that_has_to_wait_holds_up_no_other() {
+    let (_, [a, b]) = two_ports();
+    a.try_send(&[b"0"; 2]).unwrap();
+    a.pass_over();
+    // What comes until it is collected does not count either.
+    a.try_send(&[b"1"; 2]).unwrap();
+    assert_eq!(poll(pin!(b.send(&[b"2"; 2]))), Poll::Ready(Ok(())));
+    assert!(poll(pin!(b.send(&[b"3"]))).is_pending());
+    drop(b);
+    assert_eq!(poll(pin!(a.send(&[b"4"]))), Poll::Ready(Ok(())), "a port that is gone holds up nobody");
+    a.collect(Vec::new());
+    a.try_send(&[b"5"; 2]).unwrap();
+    assert!(poll(pin!(a.send(&[b"6"]))).is_pending(), "once collected, it counts again");
+}
+
+#[test]
+fn without_a_driver_nobody_waits_for_it() {
+    let (inbox, [a, b]) = two_ports();
+    a.try_send(&[b"0"; 2]).unwrap();
+    let mut waits = Box::pin(b.send(&[b"1"]));
+    assert!(poll(waits.as_mut()).is_pending());
+    b.close(SendError::Closed);
+    inbox.close();
+    assert_eq!(poll(waits.as_mut()), Poll::Ready(Err(SendError::Closed)));
+}
+
+#[test]
 fn nothing_is_lost_between_threads() {
     const EACH: u32 = 20_000;
     let inbox = Arc::new(Inbox::<()>::new(1));
