@@ -149,7 +149,8 @@ impl Epochs {
             retire_at: None,
         };
         let crossing = self.list.last().is_some_and(|last| {
-            now.since(last.born) < CROSSING
+            // A key that was due itself was renewed, not crossed: it may soon be refused.
+            now.since(last.born) < CROSSING.min(self.limits.rekey_after)
                 && last.token.is_some() != epoch.token.is_some()
                 && last.token.is_some() == self.greater
                 && last.sent < self.limits.rekey_packets
@@ -279,5 +280,38 @@ impl Epochs {
 
     pub(super) fn cipher(&self) -> Cipher {
         self.list.last().map_or(Cipher::ChaCha20Poly1305, |e| e.cipher)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handshake::Secrets;
+    use crate::session::aead::Portable;
+
+    fn epoch(index: u32, initiated: bool) -> NewEpoch {
+        let secrets = Secrets { send: [1; 32], recv: [2; 32], cipher: Cipher::ChaCha20Poly1305 };
+        let token = initiated.then(PathToken::default);
+        NewEpoch { secrets, local_index: index, remote_index: index, token }
+    }
+
+    /// The greater end initiated a first epoch and answers another, `later`. Which one sends, and may it?
+    fn crossed(limits: KeyLimits, later: Duration) -> (u32, bool) {
+        let mut epochs = Epochs::new(limits, true);
+        let start = Instant::ZERO + Duration::from_secs(100);
+        epochs.add(start, &Portable, epoch(1, true));
+        epochs.add(start + later, &Portable, epoch(2, false));
+        (epochs.list.last().unwrap().local_index, epochs.may_send(start + later))
+    }
+
+    #[test]
+    fn of_two_that_cross_the_greater_ends_sends_unless_it_was_due_itself() {
+        let second = Duration::from_secs(1);
+        let usual = KeyLimits::default();
+        assert_eq!(crossed(usual, second * 4), (1, true));
+        assert_eq!(crossed(usual, CROSSING), (2, true));
+        let short = KeyLimits { rekey_after: second * 2, refuse_after: second * 3, ..usual };
+        assert_eq!(crossed(short, second), (1, true));
+        assert_eq!(crossed(short, second * 4), (2, true), "the first may not send any more");
     }
 }
