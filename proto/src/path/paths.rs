@@ -622,7 +622,7 @@ impl Paths {
     #[must_use]
     pub fn poll_probe(&mut self, now: Instant) -> Option<(PathId, u16)> {
         self.now = now;
-        if !self.active.validated || self.round.is_some() {
+        if !self.wants_probe(now) {
             return None;
         }
         self.active.search.poll(now).map(|size| (self.active.id, size))
@@ -644,6 +644,11 @@ impl Paths {
             self.events.len() as u64,
         ];
         parts.into_iter().fold(0, u64::wrapping_add)
+    }
+
+    /// Whether [`Self::poll_probe`] has one.
+    pub fn wants_probe(&self, now: Instant) -> bool {
+        self.active.validated && self.round.is_none() && self.active.search.is_due(now)
     }
 
     /// A size probe was acknowledged.

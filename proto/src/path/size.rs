@@ -83,6 +83,14 @@ impl Search {
         Some(size)
     }
 
+    /// Whether [`Self::poll`] has something to do: a probe to send, or one to give up.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        match self.probe {
+            Some((_, lost_at)) => now >= lost_at,
+            None => self.size < self.max && self.busy && now >= self.rest_until,
+        }
+    }
+
     pub(super) fn acked(&mut self, now: Instant, size: u16) {
         if size <= self.size || size > self.max {
             return;

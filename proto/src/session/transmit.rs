@@ -144,6 +144,10 @@ impl Session {
         if !self.in_use() || !self.epochs.confirmed() {
             return None;
         }
+        // Rarely is one due; the pacer is asked only then.
+        if !self.paths.wants_probe(now) {
+            return None;
+        }
         let active = self.paths.active();
         let room = self.on_path.iter_mut().find(|p| p.id == active.0)?.may_send(now, 1500).is_ok();
         if !room {
@@ -170,6 +174,9 @@ impl Session {
     }
 
     fn transmit_data(&mut self, now: Instant, buf: &mut [u8]) -> Option<Batch> {
+        if !self.wants_elicit() && !self.acks.ack_due(now) {
+            return None;
+        }
         let path = self.paths.active();
         // A probe must get through where large datagrams no longer do (RFC 8899 section 4.3).
         let probing = self.on_active().is_some_and(|p| p.probes > 0);
@@ -181,7 +188,8 @@ impl Session {
         let mut count = 0;
         while count < MAX_BATCH && buf.len() - total >= size {
             let room = &mut buf[total..total + size];
-            let allowed = self.allowance(now, path, size);
+            // Window and pacer are asked only for what wants to leave.
+            let allowed = self.wants_elicit() && self.allowance(now, path, size);
             let Some(mut filled) = self.fill(now, room, allowed) else { break };
             let mut last = true;
             let used = filled.frames + OVERHEAD;
@@ -209,6 +217,15 @@ impl Session {
         Some(Batch { path: self.paths.get(path)?.path, ecn, len: total, segment, peer: Some(self.handle) })
     }
 
+    /// Whether there is a PING to send, or something of the streams.
+    fn wants_elicit(&self) -> bool {
+        self.wants_ping() || self.streams.has_output()
+    }
+
+    fn wants_ping(&self) -> bool {
+        self.ping || self.recovery.wants_ping() || self.on_active().is_some_and(|p| p.probes > 0)
+    }
+
     /// Whether a packet that counts as in flight may leave.
     fn allowance(&mut self, now: Instant, path: PathId, size: usize) -> bool {
         if !self.paths.may_send(path, size) || self.recovery.is_full() {
@@ -225,17 +242,15 @@ impl Session {
         }
     }
 
-    /// Puts frames into a packet. Without allowance only an acknowledgement may go, and only if due.
+    /// Puts frames into a packet. Without allowance, which asks for something that wants to leave, only
+    /// an acknowledgement may go, and only if due.
     fn fill(&mut self, now: Instant, packet: &mut [u8], allowed: bool) -> Option<Filled> {
         let size = packet.len() as u64;
         let end = packet.len() - TAG;
         let mut w = Writer::new(&mut packet[HEADER..end]);
         let mut records = Records::new();
-        let probing = self.on_active().is_some_and(|p| p.probes > 0);
-        let ping = self.ping || probing || self.recovery.wants_ping();
-        let wants = ping || self.streams.has_output();
-        let eliciting = allowed && wants;
-        if !eliciting && !self.acks.ack_due(now) {
+        let ping = self.wants_ping();
+        if !allowed && !self.acks.ack_due(now) {
             return None;
         }
         self.write_token(&mut w).ok()?;
@@ -243,7 +258,7 @@ impl Session {
             let _ = records.push(Record::Ack(largest));
         }
         let before = w.used();
-        if eliciting {
+        if allowed {
             if core::mem::take(&mut self.grease) {
                 self.write_grease(&mut w).ok()?;
             }
