@@ -604,6 +604,48 @@ fn only_the_most_recently_used_keep_alive_quickly() {
 }
 
 #[test]
+fn one_ping_keeps_both_ends_alive() {
+    let (mut net, peer) = Net::joined();
+    net.open(0, peer, "s", Mode::Reliable);
+    // A network whose delay varies: two ends with the same patience would often ask at once.
+    net.fault = Box::new(|n, _, _| vec![MS * (5 + (n % 7) as u32 * 3)]);
+    net.run(Duration::from_secs(5));
+    let before = net.sent;
+    net.run(Duration::from_secs(60));
+    // 40 keep-alives of 1.5 s, a PING and an answer each; now and then the answering end asks for an
+    // acknowledgement of its answers.
+    let sent = net.sent - before;
+    assert!((70..=84).contains(&sent), "{sent} packets");
+    assert_eq!(net.nodes[0].peers().count(), 1);
+}
+
+#[test]
+fn who_defers_still_asks_in_time() {
+    for deaf in [0, 1] {
+        let mut configs: Vec<_> = (0..2).map(|n| config(n, 1)).collect();
+        for config in &mut configs {
+            config.session.keep_alive = MS * 100;
+            config.session.dead_after = MS * 200;
+        }
+        let mut net = Net::with(configs);
+        net.fault = Box::new(|_, _, _| vec![MS * 45]);
+        net.dial(0, 1, 1);
+        net.run(Duration::from_secs(1));
+        // Only this end uses the association, so the other one never asks.
+        let user = 1 - deaf;
+        net.open(user, net.peer(user, deaf), "s", Mode::Reliable);
+        net.run(Duration::from_secs(1));
+        let slot = net.peer(deaf, user).slot() as usize;
+        let session = net.nodes[deaf].slots[slot].session.as_deref_mut().unwrap();
+        session.set_favoured(false);
+        net.run(Duration::from_secs(20));
+        let ends = |n: usize| net.events[n].iter().any(|e| matches!(e, Event::Disconnected { .. }));
+        let asked = net.nodes[user].peer_stats(net.peer(user, deaf)).unwrap();
+        assert!(!ends(0) && !ends(1) && asked.packets_sent > 80, "{deaf}: {asked:?}");
+    }
+}
+
+#[test]
 fn an_idle_session_is_small() {
     let idle = core::mem::size_of::<Session>();
     assert!(idle <= 3_500, "{idle} bytes");

@@ -121,6 +121,11 @@ impl Epochs {
         Self { list: Vec::new(), limits, greater, renewed: Instant::ZERO, retired: heapless::Vec::new() }
     }
 
+    /// Whether our entity id is the greater.
+    pub(super) const fn greater(&self) -> bool {
+        self.greater
+    }
+
     /// Adds an epoch; it sends from now on unless the crossing rule prefers an older one.
     pub(super) fn add(&mut self, now: Instant, suite: &dyn CipherSuite, new: NewEpoch) {
         if self.list.len() == MAX_EPOCHS {

@@ -477,12 +477,22 @@ impl Session {
         if self.favoured { self.config.keep_alive } else { self.config.keep_alive.max(SLOW_KEEP_ALIVE) }
     }
 
+    /// A PING and its answer keep both ends alive, so one end asks: the other one waits until the
+    /// question would have come. Its own, should that stay out, still finds an answer before `dead_after`,
+    /// which is at least two keep-alives and four round trips.
+    fn deference(&self) -> Duration {
+        match self.on_active() {
+            Some(on) if self.epochs.greater() => on.rtt.pto_base(Duration::ZERO).min(self.keep_alive() / 2),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// When keep-alive and death are due. Both count from the later of the last packet and the
     /// moment that the association came into use.
     fn liveness(&self) -> Option<(Instant, Instant)> {
         let since = self.in_use_since?;
         let base = self.last_heard.max(since);
-        let ping = base.max(self.last_ping) + self.keep_alive();
+        let ping = base.max(self.last_ping) + self.keep_alive() + self.deference();
         let patience = if self.favoured { self.dead_after() } else { self.keep_alive() * 3 };
         Some((ping, base + patience))
     }
