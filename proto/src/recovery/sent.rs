@@ -514,7 +514,12 @@ impl<T> Recovery<T> {
         numbers.chain([self.next, self.ecn.ect0]).fold(0, u64::wrapping_add)
     }
 
-    /// Bytes on the heap now.
+    /// What the packets whose fate is open carried, oldest first.
+    pub fn records(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().filter_map(|e| e.sent.as_ref()).map(|sent| &sent.record)
+    }
+
+    /// Bytes on the heap now, without what records have there.
     pub fn footprint(&self) -> u64 {
         let entries = self.entries.capacity() * size_of::<Entry<T>>();
         (entries + self.lost.capacity() * size_of::<LostNote>()) as u64

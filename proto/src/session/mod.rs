@@ -18,6 +18,7 @@ pub use receive::Arrived;
 pub use stats::{Noise, PathStats, PeerStats};
 pub use transmit::Batch;
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -208,7 +209,41 @@ enum Record {
     SizeProbe(u16),
 }
 
-type Records = heapless::Vec<Record, MAX_RECORDS>;
+/// What recovery remembers of the frames of one packet. Nearly all have one or two, and many packets are
+/// remembered at a time, so only these lie in place.
+#[derive(Debug, Default)]
+struct Records {
+    first: [Option<Record>; 2],
+    others: Option<Box<heapless::Vec<Record, { MAX_RECORDS - 2 }>>>,
+}
+
+impl Records {
+    const fn new() -> Self {
+        Self { first: [None; 2], others: None }
+    }
+
+    fn of(record: Record) -> Self {
+        Self { first: [Some(record), None], others: None }
+    }
+
+    /// Whether there was a place for it.
+    fn push(&mut self, record: Record) -> bool {
+        if let Some(place) = self.first.iter_mut().find(|place| place.is_none()) {
+            *place = Some(record);
+            return true;
+        }
+        self.others.get_or_insert_default().push(record).is_ok()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.first.iter().flatten().chain(self.others.iter().flat_map(|others| others.iter()))
+    }
+
+    /// Bytes on the heap now.
+    fn footprint(&self) -> u64 {
+        self.others.as_deref().map_or(0, |others| size_of_val(others) as u64)
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -767,10 +802,12 @@ impl Session {
     /// Bytes that it holds now, but for messages: itself, its keys, paths, packets under way, streams.
     pub fn footprint(&self) -> u64 {
         let paths: u64 = self.on_path.iter().map(PathRecovery::footprint).sum();
+        let records: u64 = self.recovery.records().map(Records::footprint).sum();
         size_of::<Self>() as u64
             + self.epochs.footprint()
             + self.replay.footprint()
             + self.recovery.footprint()
+            + records
             + self.acks.footprint()
             + self.paths.footprint()
             + self.streams.footprint()

@@ -243,7 +243,7 @@ impl Settle<'_> {
             (Fate::Lost(_), None) => self.paths.on_lost(self.now, path, sent.bytes),
         }
         let acked = matches!(fate, Fate::Acked);
-        for record in &sent.record {
+        for record in sent.record.iter() {
             match record {
                 Record::Stream(f) if acked => self.streams.on_acked(*f),
                 Record::Stream(f) => self.streams.on_lost(*f),

@@ -114,7 +114,7 @@ impl Session {
                 PathFrame::Migrate(number) => {
                     w.u8(frame::MIGRATE).ok()?;
                     w.varint(number).ok()?;
-                    let _ = records.push(Record::Migrate(number));
+                    records = Records::of(Record::Migrate(number));
                 }
             }
             let mut frames = w.used();
@@ -160,8 +160,7 @@ impl Session {
         }
         buf[HEADER] = frame::PING;
         buf[HEADER + 1..len - TAG].fill(frame::PADDING);
-        let mut records = Records::new();
-        let _ = records.push(Record::SizeProbe(size));
+        let records = Records::of(Record::SizeProbe(size));
         let filled = Filled { frames: len - OVERHEAD, ack_eliciting: true, records };
         let len = self.seal(now, path, buf, filled, Some(size), Ecn::NotEct)?;
         Some(Batch {
@@ -255,7 +254,7 @@ impl Session {
         }
         self.write_token(&mut w).ok()?;
         if let Some(largest) = self.acks.write(now, &mut w) {
-            let _ = records.push(Record::Ack(largest));
+            records.push(Record::Ack(largest));
         }
         let before = w.used();
         if allowed {
@@ -271,7 +270,7 @@ impl Session {
             let asked = w.used();
             self.streams.write(&mut w, &mut |sent| {
                 // A frame without a place is taken back by the streams: it must not be recorded.
-                records.push(Record::Stream(sent)).is_ok()
+                records.push(Record::Stream(sent))
             });
             // A request alone is worth no packet.
             if w.used() == asked {
