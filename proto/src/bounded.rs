@@ -403,6 +403,11 @@ impl ReplayWindow {
         (self.words.capacity() * size_of::<u64>()) as u64
     }
 
+    /// Reads the word of the next counter, to have it fetched.
+    pub fn warm(&self) -> u64 {
+        self.words.get(Self::word(self.next)).copied().unwrap_or(0)
+    }
+
     /// Whether `counter` may still be accepted. Ask before opening, [`Self::commit`] after.
     pub fn check(&self, counter: u64) -> bool {
         if counter >= self.next {

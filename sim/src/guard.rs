@@ -12,6 +12,8 @@ pub struct Guard {
     /// have the same order, since it is looked at for every datagram and lies in one or two cache lines.
     keys: Vec<u64>,
     remotes: Vec<Remote>,
+    /// How many are not trusted.
+    strangers: usize,
     /// Addresses where something reached an honest node that has not been heard of since, and which.
     reached: Vec<(SocketAddr, u32)>,
 }
@@ -72,6 +74,7 @@ impl Guard {
             self.keys.insert(place, key(&addr));
             let remote = Remote { addr, got: 0, sent: 0, latest: None, earlier: Vec::new() };
             self.remotes.insert(place, remote);
+            self.strangers += 1;
             place
         })
     }
@@ -83,7 +86,14 @@ impl Guard {
     /// The node dialled this address, or says that it is proven.
     pub fn trust(&mut self, addr: SocketAddr) {
         let place = self.of(addr);
+        self.strangers -= usize::from(!self.trusts(place));
         self.keys[place] |= 1;
+    }
+
+    /// Whether every address that it knows is trusted, and there are some: then it matters no more what
+    /// reached whom.
+    pub fn is_settled(&self) -> bool {
+        self.strangers == 0 && !self.keys.is_empty()
     }
 
     /// What the node sent to this address reached an honest node there.

@@ -221,12 +221,12 @@ pub struct Arrival {
     pub cut_to: Option<usize>,
 }
 
-/// One direction of a connection between two places.
+/// One direction of a connection between two places. In this order: all that a usual datagram needs lies
+/// in two lines of a cache.
+#[repr(C, align(64))]
 pub struct Link {
     /// What it does. May be changed at any time.
     pub config: Shared,
-    /// What it did.
-    pub stats: LinkStats,
     /// Decides before the link does.
     pub hook: Option<Hook>,
     key: u64,
@@ -234,6 +234,8 @@ pub struct Link {
     bad: Option<u64>,
     busy_until: u64,
     last_arrival: u64,
+    /// What it did.
+    pub stats: LinkStats,
 }
 
 impl Link {
@@ -241,12 +243,12 @@ impl Link {
     pub fn new(key: u64, config: impl Into<Shared>) -> Self {
         Self {
             config: config.into(),
-            stats: LinkStats::default(),
             hook: None,
             key,
             bad: None,
             busy_until: 0,
             last_arrival: 0,
+            stats: LinkStats::default(),
         }
     }
 

@@ -190,8 +190,11 @@ impl Node {
     /// Starts a handshake for a session that wants new keys or is dead.
     pub(super) fn dial_if_wanted(&mut self, now: Instant, slot: u32) {
         let Some(session) = self.slots[slot as usize].session.as_deref_mut() else { return };
+        if !session.wants_dial(now) {
+            return;
+        }
         let (entity, path) = (session.entity, session.path());
-        if !session.wants_dial(now) || self.dials.contains_key(&entity) || self.stopping {
+        if self.dials.contains_key(&entity) || self.stopping {
             return;
         }
         if self.start_handshake(now, entity, alloc::vec![path], None).is_err()

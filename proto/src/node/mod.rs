@@ -20,6 +20,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod warm;
 
 pub use crate::session::{PathStats, PeerStats};
 pub use crate::stream::{StreamStats, Taken};
@@ -32,6 +33,7 @@ pub use index::{Steer, steer};
 pub use job::{Job, JobDone};
 pub use stats::{Ceiling, Drops, NodeStats};
 pub use trace::{Output, Step};
+pub use warm::DEPTHS;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -418,26 +420,6 @@ impl Node {
             self.note_use(slot);
         }
         gone
-    }
-
-    /// Has the memory of the association fetched that a datagram is for, if it is for one. A driver that has
-    /// several datagrams calls this for each before it handles the first: then their waits for memory
-    /// overlap. Changes nothing; returns a number that means nothing.
-    pub fn warm(&self, datagram: &[u8]) -> u64 {
-        let target = parse_header(datagram).and_then(|(index, _)| self.indices.get(index));
-        match target {
-            Some(Target::Session(slot)) => self.warm_slot(slot),
-            _ => 0,
-        }
-    }
-
-    /// The same for the associations whose timers may be due by `end`.
-    pub fn warm_due(&self, end: Instant) -> u64 {
-        self.timers.due_by(end).map(|slot| self.warm_slot(slot)).fold(0, u64::wrapping_add)
-    }
-
-    fn warm_slot(&self, slot: u32) -> u64 {
-        self.slots.get(slot as usize).and_then(|s| s.session.as_deref()).map_or(0, Session::warm)
     }
 
     /// Writes the next datagrams into `buf`: one, or several of one size for one destination.

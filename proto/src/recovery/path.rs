@@ -148,15 +148,20 @@ impl PathRecovery {
     /// Reads a word of every part, to have it fetched.
     pub(crate) fn warm(&self) -> u64 {
         let parts = [
-            self.congestion.window(),
             nanos(self.rtt.smoothed()),
             self.in_flight,
             self.next_sequence,
+            self.probe_from.as_nanos(),
+            self.packet_threshold,
+            self.peak.0,
             self.round_end,
             self.lost_total,
             self.unasked,
             self.tally.acked,
             self.tally.lost_bytes,
+            u64::from(self.mtu),
+            self.congestion.window(),
+            u64::from(self.congestion.in_slow_start()),
         ];
         parts.into_iter().fold(0, u64::wrapping_add)
     }

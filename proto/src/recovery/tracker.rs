@@ -146,7 +146,7 @@ impl AckTracker {
 
     /// Reads a word of every part, to have it fetched.
     pub fn warm(&self) -> u64 {
-        self.floor.wrapping_add(self.ecn.ect0).wrapping_add(u64::from(self.lonely))
+        self.ranges.iter().next_back().map_or(0, |range| range.end)
     }
 
     /// Whether an acknowledgement must leave now, alone if need be.

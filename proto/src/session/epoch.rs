@@ -264,7 +264,9 @@ impl Epochs {
 
     /// See [`Session::warm`](super::Session::warm).
     pub(super) fn warm(&self) -> u64 {
-        self.list.last().map_or(0, |e| e.sent.wrapping_add(e.born.as_nanos()))
+        self.list
+            .last()
+            .map_or(0, |e| e.sent.wrapping_add(e.born.as_nanos()).wrapping_add(u64::from(e.local_index)))
     }
 
     /// Bytes on the heap now.

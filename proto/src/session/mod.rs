@@ -718,23 +718,36 @@ impl Session {
         self.streams.poll_event().map(Event::Stream)
     }
 
-    /// Reads a word of every part that the next packet will need. The reads do not depend on each other, so
-    /// a processor fetches them together, where the packet would wait for one after the other.
-    pub(crate) fn warm(&self) -> u64 {
+    /// Reads a word of every part that the next packet will need, see `node/warm.rs`: of the session itself
+    /// at depth 0, of what it points to at depth 1.
+    pub(crate) fn warm(&self, depth: u32) -> u64 {
+        if depth > 0 {
+            let parts = [self.epochs.warm(), self.replay.warm(), self.acks.warm(), self.recovery.warm()];
+            let paths = self.on_path.iter().map(PathRecovery::warm);
+            return parts.into_iter().chain(paths).fold(0, u64::wrapping_add);
+        }
         let own = [
+            self.life,
             nanos(self.last_heard.since(self.began)),
+            self.in_use_since.map_or(0, Instant::as_nanos),
+            self.retry_dial_at.as_nanos(),
             self.counts.packets_sent,
             self.counts.packets_received,
+            self.counts.spurious_losses,
             self.replay.next(),
-            u64::from(self.ping),
+            self.recovery.peek_number(),
+            self.recovery.unacked() as u64,
+            self.acks.largest().unwrap_or(0),
+            self.acks.ecn().ect0,
+            u64::from(self.acks.has_news()),
+            self.on_path.len() as u64,
+            self.asked.len() as u64,
             u64::from(self.favoured),
-            self.retry_dial_at.as_nanos(),
-            self.life,
+            self.epochs.retire_at().map_or(0, Instant::as_nanos),
+            self.paths.warm(),
+            self.streams.warm(),
         ];
-        let parts = [self.epochs.warm(), self.acks.warm(), self.paths.warm(), self.streams.warm()];
-        let paths = self.on_path.iter().map(PathRecovery::warm);
-        let sums = own.into_iter().chain(parts).chain(paths).chain([self.recovery.warm()]);
-        sums.fold(0, u64::wrapping_add)
+        own.into_iter().fold(0, u64::wrapping_add)
     }
 
     /// Counters and measurements.

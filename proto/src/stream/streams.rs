@@ -835,8 +835,16 @@ impl Streams {
         let lists =
             [self.control.len(), self.active.len(), self.waiting.len(), self.events.len(), self.spares.len()];
         let lists = lists.into_iter().fold(0, usize::wrapping_add) as u64;
-        let parts =
-            [self.credit.used, self.window.received, self.prepaid, self.packets, self.table.len() as u64];
+        let parts = [
+            self.credit.used,
+            self.window.received,
+            self.prepaid,
+            self.packets,
+            self.table.len() as u64,
+            self.resent,
+            u64::from(self.owed.data),
+            self.leased,
+        ];
         parts.into_iter().fold(lists, u64::wrapping_add)
     }
 

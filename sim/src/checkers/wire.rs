@@ -11,6 +11,9 @@ use crate::guard::Guard;
 #[derive(Debug, Default)]
 pub struct Wire {
     nodes: Vec<Guard>,
+    /// Of each, whether it is settled. Apart from the rest, since it is asked about the sender of what
+    /// arrives, who is in no cache.
+    settled: Vec<bool>,
 }
 
 impl Wire {
@@ -18,13 +21,19 @@ impl Wire {
         let index = node as usize;
         if self.nodes.len() <= index {
             self.nodes.resize_with(index + 1, Guard::default);
+            self.settled.resize(index + 1, false);
         }
         &mut self.nodes[index]
+    }
+
+    fn note(&mut self, node: u32) {
+        self.settled[node as usize] = self.nodes[node as usize].is_settled();
     }
 
     fn trust(&mut self, node: u32, path: &Path) {
         if let Some(addr) = path.udp_addr() {
             self.of(node).trust(addr);
+            self.note(node);
         }
     }
 }
@@ -40,16 +49,25 @@ impl Checker for Wire {
 
     fn see(&mut self, _at: Duration, seen: &Seen<'_>) -> Result<(), Broken> {
         match seen {
-            Seen::Started { node, .. } => *self.of(*node) = Guard::default(),
+            Seen::Started { node, .. } => {
+                *self.of(*node) = Guard::default();
+                self.note(*node);
+            }
             Seen::Arrived { node, from, src, dst, data, .. } => {
                 // A copy by an attacker proves nothing about the address that it was sent to.
-                if let Some(from) = from {
+                if let Some(from) = from
+                    && !self.settled.get(*from as usize).is_some_and(|settled| *settled)
+                {
                     self.of(*from).reached(*dst, *node);
+                    self.note(*from);
                 }
                 self.of(*node).got(*src, data.len(), *from);
+                self.note(*node);
             }
             Seen::Sent { node, dst, data, .. } => {
-                return self.of(*node).sent(*dst, data).map_err(|what| Broken::at(*node, what));
+                let outcome = self.of(*node).sent(*dst, data);
+                self.note(*node);
+                return outcome.map_err(|what| Broken::at(*node, what));
             }
             Seen::Command { node, command: Command::Dial { paths, .. } } => {
                 paths.iter().for_each(|path| self.trust(*node, path));

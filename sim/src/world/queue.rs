@@ -138,12 +138,19 @@ impl Queue {
 
     /// Goes to the next bucket that has entries, if the present one has none.
     fn advance(&mut self) {
+        if self.turn() {
+            self.due.sort_unstable_by(|a, b| b.cmp(a));
+        }
+    }
+
+    /// The same, and leaves the entries in no order.
+    fn turn(&mut self) -> bool {
         if !self.due.is_empty() || !self.fresh.is_empty() {
-            return;
+            return false;
         }
         let near = self.next_filled();
         let far = self.far.peek().map(|Reverse(entry)| entry.bucket());
-        let Some(next) = [near, far].into_iter().flatten().min() else { return };
+        let Some(next) = [near, far].into_iter().flatten().min() else { return false };
         self.now = next;
         if near == Some(next) {
             let slot = next % BUCKETS;
@@ -156,7 +163,7 @@ impl Queue {
             self.due.push(*entry);
             self.far.pop();
         }
-        self.due.sort_unstable_by(|a, b| b.cmp(a));
+        true
     }
 
     /// The next entry; in a window, of the node whose turn it is.
@@ -191,15 +198,19 @@ impl Queue {
     pub fn open(&mut self, end: u64) {
         let mut entries = std::mem::take(&mut self.spare);
         loop {
-            self.advance();
+            let turned = self.turn();
             if self.due.is_empty() && self.fresh.is_empty() {
                 break;
             }
-            // The bucket may lie behind the end, and still have been given something before it.
+            // All of it: sorted with the rest below.
             if (self.now + 1) << BITS <= end {
                 entries.append(&mut self.due);
                 entries.extend(self.fresh.drain().map(|Reverse(entry)| entry));
                 continue;
+            }
+            // The bucket may lie behind the end, and still have been given something before it.
+            if turned {
+                self.due.sort_unstable_by(|a, b| b.cmp(a));
             }
             let from = self.due.partition_point(|entry| entry.at >= end);
             entries.extend(self.due.drain(from..));
@@ -216,13 +227,14 @@ impl Queue {
         self.window = Some(Window { entries, end, place, fresh: BinaryHeap::new() });
     }
 
-    /// In a window: what the node whose turn comes after the present one's has to do.
-    pub fn coming(&self) -> impl Iterator<Item = &Entry> {
-        let window = self.window.as_ref();
-        let of = window.and_then(|w| if w.peek().is_none() { w.entries.last() } else { None });
-        let place = of.map(|entry| entry.place);
-        let entries = window.map_or(&[][..], |w| &w.entries);
-        entries.iter().rev().take_while(move |entry| Some(entry.place) == place)
+    /// In a window: what the next `nodes` nodes have to do, the present one included if it is not done.
+    pub fn coming(&self, nodes: usize) -> impl Iterator<Item = &Entry> {
+        let entries = self.window.as_ref().map_or(&[][..], |w| &w.entries);
+        let (mut seen, mut last) = (0, None);
+        entries.iter().rev().take_while(move |entry| {
+            seen += usize::from(last.replace(entry.place) != Some(entry.place));
+            seen <= nodes
+        })
     }
 
     /// Ends a window; what is left in it is due as before.

@@ -73,7 +73,8 @@ fn world(seed: u64, nodes: u32, ciphers: Ciphers) -> World {
     let set = settings(ciphers);
     let mut config = WorldConfig::new(seed).link(link).tune(move |_, node| set(node));
     config.real_ciphers = ciphers != Ciphers::Null;
-    config.invariants_every = if nodes > 20 { 64 } else { 1 };
+    // Of a large world as many checks a second as of one of 256 nodes.
+    config.invariants_every = if nodes > 20 { (nodes / 4).max(64) } else { 1 };
     config.by_node = true;
     World::new(config)
 }
