@@ -1,9 +1,9 @@
 //! Ready-made runs that need only a plan: what the program `world` searches and shrinks, and what
 //! committed plans replay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use net_proto::node::{Command, Event};
+use net_proto::node::{Command, Config, Event};
 use net_proto::session::Peer;
 use net_proto::stream::{Messages, Mode, StreamId, Taken, charge, frame_message};
 use net_proto::time::Duration;
@@ -21,6 +21,10 @@ use crate::{LinkConfig, bus, sometimes};
 const CONVERGE: Duration = Duration::from_secs(90);
 /// Most bytes in flight where nobody says anything.
 const AT_REST: u64 = 6_000;
+/// How long dials last in some runs.
+const IMPATIENT: Duration = Duration::from_secs(1);
+/// Window and buffer of each stream in some runs: a message of the largest size fits.
+const NARROW: u64 = 16 << 10;
 /// A chatter speaks so often.
 const SPEAKS: Duration = Duration::from_millis(250);
 
@@ -44,6 +48,14 @@ pub struct Chatter {
     /// Wants no associations any more.
     leaving: bool,
     flushes: u64,
+    /// Reads only at every eighth turn.
+    late: bool,
+    /// Reads reliable streams only.
+    picks: bool,
+    /// What waits to be read.
+    unread: BTreeSet<(Peer, StreamId)>,
+    /// Streams of others that are not reliable.
+    loose: BTreeSet<(Peer, StreamId)>,
 }
 
 #[derive(Debug)]
@@ -69,7 +81,25 @@ impl Chatter {
             quiet: false,
             leaving: false,
             flushes: 0,
+            late: false,
+            picks: false,
+            unread: BTreeSet::new(),
+            loose: BTreeSet::new(),
         }
+    }
+
+    /// Sets whether it reads late, so that windows fill up and senders wait for credit.
+    #[must_use]
+    pub const fn late(mut self, late: bool) -> Self {
+        self.late = late;
+        self
+    }
+
+    /// Sets whether it leaves unread what is not reliable.
+    #[must_use]
+    pub const fn picking(mut self, picks: bool) -> Self {
+        self.picks = picks;
+        self
     }
 
     /// Whether an association with every neighbour stands.
@@ -93,6 +123,20 @@ impl Chatter {
                 let paths = vec![cx.path_to(to)];
                 cx.command(Command::Dial { id: u64::from(to), entity: cx.entity(to), paths });
             }
+        }
+    }
+
+    /// Takes what waits on a stream and gives its credit back.
+    fn read(&mut self, cx: &mut Ctx<'_>, peer: Peer, stream: StreamId) {
+        let mut spare = Vec::new();
+        while let Some(taken) = cx.take(peer, stream, &mut spare) {
+            let Taken { chunk, first, mode, .. } = taken;
+            let sizes = Messages::received(&chunk, mode, first).map(|(_, m)| charge(m.len()));
+            let (count, worth) = sizes.fold((0, 0), |(n, sum), size| (n + 1, sum + size));
+            self.heard += count;
+            *self.heard_on.entry((peer, stream)).or_default() += count;
+            cx.command(Command::Consumed { peer, stream, charge: worth });
+            spare = chunk;
         }
     }
 
@@ -144,6 +188,11 @@ impl App for Chatter {
 
     fn on_timer(&mut self, cx: &mut Ctx<'_>) {
         self.turn += 1;
+        if self.turn.is_multiple_of(8) && !self.picks {
+            for (peer, stream) in std::mem::take(&mut self.unread) {
+                self.read(cx, peer, stream);
+            }
+        }
         self.speak(cx);
         if self.turn.is_multiple_of(4) {
             self.dial(cx);
@@ -173,6 +222,8 @@ impl App for Chatter {
                 sometimes!("an association ended");
                 self.peers.remove(&peer);
                 self.heard_on.retain(|(p, _), _| *p != peer);
+                self.unread.retain(|(p, _)| *p != peer);
+                self.loose.retain(|(p, _)| *p != peer);
                 self.streams.retain(|(p, _), _| *p != peer);
             }
             Event::StreamReady { id, peer, stream, limit, .. } => {
@@ -184,16 +235,14 @@ impl App for Chatter {
                     talk.limit = limit;
                 }
             }
+            Event::StreamOpened { peer, stream, mode, .. } if mode != Mode::Reliable => {
+                self.loose.insert((peer, stream));
+            }
             Event::Readable { peer, stream } => {
-                let mut spare = Vec::new();
-                while let Some(taken) = cx.take(peer, stream, &mut spare) {
-                    let Taken { chunk, first, mode, .. } = taken;
-                    let sizes = Messages::received(&chunk, mode, first).map(|(_, m)| charge(m.len()));
-                    let (count, worth) = sizes.fold((0, 0), |(n, sum), size| (n + 1, sum + size));
-                    self.heard += count;
-                    *self.heard_on.entry((peer, stream)).or_default() += count;
-                    cx.command(Command::Consumed { peer, stream, charge: worth });
-                    spare = chunk;
+                if self.late || self.picks && self.loose.contains(&(peer, stream)) {
+                    self.unread.insert((peer, stream));
+                } else {
+                    self.read(cx, peer, stream);
                 }
             }
             Event::ResetByPeer { peer, stream, .. } | Event::Finished { peer, stream } => {
@@ -201,6 +250,7 @@ impl App for Chatter {
                 cx.command(Command::Finish { peer, stream });
             }
             Event::StreamClosed { peer, stream, .. } => {
+                self.loose.remove(&(peer, stream));
                 self.streams.remove(&(peer, stream));
             }
             Event::PathChanged { .. } => sometimes!("a path changed"),
@@ -217,8 +267,14 @@ pub const ALL: &[(&str, Scenario)] =
     &[("mesh", mesh), ("pair", pair), ("ciphers", ciphers), ("bus", bus::live), ("two-faults", two_faults)];
 
 /// Marks that a campaign over all scenarios must reach.
-pub const REQUIRED: &[&str] =
-    &["a path changed", "a stream was reset by the peer", "an association ended", "two dials met"];
+pub const REQUIRED: &[&str] = &[
+    "a dial failed",
+    "a path changed",
+    "a stream waits for credit",
+    "a stream was reset by the peer",
+    "an association ended",
+    "two dials met",
+];
 
 /// Those that the scenario `bus` must reach.
 pub const REQUIRED_OF_BUS: &[&str] = bus::REQUIRED;
@@ -259,15 +315,44 @@ fn graph(seed: u64, nodes: u32) -> Vec<Vec<u32>> {
         .collect()
 }
 
+/// The settings of each node in a run.
+fn tuned(plan: &Plan) -> impl Fn(u32, &mut Config) + use<> {
+    let (impatient, narrow) = (is_impatient(plan), is_narrow(plan));
+    move |_, node| {
+        node.session.keep_alive = Duration::from_millis(500);
+        if impatient {
+            node.dial_timeout = IMPATIENT;
+        }
+        if narrow {
+            let streams = &mut node.session.streams;
+            (streams.local.stream_window, streams.max_stream_window) = (NARROW, NARROW);
+            streams.send_buffer = NARROW;
+        }
+    }
+}
+
+/// Every third run has small windows and readers that come late: what is said has to wait.
+const fn is_narrow(plan: &Plan) -> bool {
+    plan.seed.is_multiple_of(3)
+}
+
+/// Every sixth run has readers that leave unread what is not reliable, until all else was heard.
+const fn is_picky(plan: &Plan) -> bool {
+    plan.seed % 6 == 4
+}
+
+/// Every fourth run has dials that end before most faults do.
+const fn is_impatient(plan: &Plan) -> bool {
+    plan.seed % 4 == 1
+}
+
 fn config(plan: &Plan) -> WorldConfig {
     let link = LinkConfig {
         delay: Duration::from_millis(15),
         jitter: Duration::from_millis(3),
         ..LinkConfig::default()
     };
-    let mut config = WorldConfig::new(plan.seed).link(link).tune(|_, node| {
-        node.session.keep_alive = Duration::from_millis(500);
-    });
+    let mut config = WorldConfig::new(plan.seed).link(link).tune(tuned(plan));
     config.invariants_every = if plan.nodes > 8 { 32 } else { 4 };
     config
 }
@@ -277,15 +362,19 @@ type Outcome = Result<World, Failure>;
 /// Lives a plan in a world of chatters, heals a core and demands that it is whole again.
 fn live(plan: &Plan, config: WorldConfig, size: usize, extra: impl FnOnce(&mut World)) -> Outcome {
     let mut world = World::new(config);
-    world.check(Delivery::default().prompt());
+    // Who reads late has not taken everything when a flush is answered.
+    let delivery = Delivery::default();
+    let prompt = !is_narrow(plan) && !is_picky(plan);
+    world.check(if prompt { delivery.prompt() } else { delivery });
     world.check(LedgerBalances::default());
     world.check(CreditReturned);
     world.check(Honest);
     world.check(BoundedMemory::new(256 << 20));
     extra(&mut world);
-    let graph = graph(plan.seed, plan.nodes);
+    let (graph, narrow, picky) = (graph(plan.seed, plan.nodes), is_narrow(plan), is_picky(plan));
     world.spawn_each(plan.nodes, move |i| {
-        Chatter::new(graph.get(i as usize).cloned().unwrap_or_default(), size)
+        let neighbours = graph.get(i as usize).cloned().unwrap_or_default();
+        Chatter::new(neighbours, size).late(narrow).picking(picky)
     });
     let outcome = (|world: &mut World| {
         world.run_plan(plan)?;
@@ -307,6 +396,15 @@ fn live(plan: &Plan, config: WorldConfig, size: usize, extra: impl FnOnce(&mut W
         }
         let pairs = core.iter().flat_map(|a| core.iter().map(move |b| (*a, *b)));
         let pairs: Vec<_> = pairs.filter(|(a, b)| near(*a, *b, nodes) || near(*b, *a, nodes)).collect();
+        if picky {
+            // What nobody reads keeps nothing else waiting.
+            world.eventually(CONVERGE, "everything heard that is read", |w| {
+                pairs.iter().all(|(a, b)| heard(w, *a, *b, |mode| mode == Mode::Reliable))
+            })?;
+            for node in 0..world.len() as u32 {
+                world.with_app(node, |chatter: &mut Chatter, _| chatter.picks = false);
+            }
+        }
         world.eventually(CONVERGE, "everything that was said heard", |w| {
             pairs.iter().all(|(a, b)| agree(w, *a, *b))
         })?;
@@ -321,23 +419,29 @@ fn live(plan: &Plan, config: WorldConfig, size: usize, extra: impl FnOnce(&mut W
     outcome.map(|()| world)
 }
 
+/// What one node calls another one.
+fn peer(world: &World, at: u32, of: u32) -> Option<Peer> {
+    let entity = world.entity(of);
+    world.node(at)?.peers().find(|(_, e)| *e == entity).map(|(peer, _)| peer)
+}
+
+/// Whether b heard all that a said, on streams of these modes, over the association that stands.
+fn heard(world: &World, a: u32, b: u32, modes: fn(Mode) -> bool) -> bool {
+    let (Some(to), Some(from)) = (peer(world, a, b), peer(world, b, a)) else { return false };
+    let (Some(said), Some(heard)) = (world.app::<Chatter>(a), world.app::<Chatter>(b)) else { return false };
+    let all = said.streams.iter().filter(|((p, _), talk)| *p == to && modes(talk.mode));
+    let mut all = all.map(|((_, stream), talk)| (stream, talk.said));
+    all.all(|(stream, said)| heard.heard_on.get(&(from, *stream)).copied().unwrap_or(0) == said)
+}
+
 /// Whether b heard everything that a said reliably over the association that stands, and both count
 /// the same streams.
 fn agree(world: &World, a: u32, b: u32) -> bool {
-    let peer = |at: u32, of: u32| {
-        let entity = world.entity(of);
-        world.node(at)?.peers().find(|(_, e)| *e == entity).map(|(peer, _)| peer)
-    };
-    let (Some(to), Some(from)) = (peer(a, b), peer(b, a)) else { return false };
-    let (Some(said), Some(heard)) = (world.app::<Chatter>(a), world.app::<Chatter>(b)) else { return false };
+    let (Some(to), Some(from)) = (peer(world, a, b), peer(world, b, a)) else { return false };
     let streams = |at: u32, p: Peer| world.node(at).and_then(|n| n.peer_stats(p)).map(|s| s.streams);
-    let all = said.streams.iter().filter(|((p, _), talk)| *p == to && talk.mode != Mode::FireAndForget);
-    let mut all = all.map(|((_, stream), talk)| (stream, talk.said));
     // What is in flight then is a keep-alive or a probe of a size.
     let at_rest = world.node(a).and_then(|n| n.peer_stats(to)).is_some_and(|s| s.in_flight <= AT_REST);
-    at_rest
-        && streams(a, to) == streams(b, from)
-        && all.all(|(stream, said)| heard.heard_on.get(&(from, *stream)).copied().unwrap_or(0) == said)
+    at_rest && streams(a, to) == streams(b, from) && heard(world, a, b, |mode| mode != Mode::FireAndForget)
 }
 
 /// A mesh in which everybody talks with four others.
@@ -359,8 +463,9 @@ fn ciphers(plan: &Plan) -> Outcome {
 }
 
 fn quick(plan: &Plan) -> WorldConfig {
-    config(plan).tune(|_, node| {
-        node.session.keep_alive = Duration::from_millis(500);
+    let tuned = tuned(plan);
+    config(plan).tune(move |place, node| {
+        tuned(place, node);
         node.session.keys.rekey_after = Duration::from_secs(2);
     })
 }
