@@ -25,6 +25,8 @@ const AT_REST: u64 = 6_000;
 const IMPATIENT: Duration = Duration::from_secs(1);
 /// Window and buffer of each stream in some runs: a message of the largest size fits.
 const NARROW: u64 = 16 << 10;
+/// Longest message in some runs: more than the half of a session's window that is always kept free.
+const LARGE: usize = 48_000;
 /// A chatter speaks so often.
 const SPEAKS: Duration = Duration::from_millis(250);
 
@@ -451,7 +453,7 @@ fn mesh(plan: &Plan) -> Outcome {
 
 /// Two nodes with larger messages and quick rekeying.
 fn pair(plan: &Plan) -> Outcome {
-    live(plan, quick(plan), 12_000, |_| {})
+    live(plan, quick(plan), if is_picky(plan) { LARGE } else { 12_000 }, |_| {})
 }
 
 /// The same with real ciphers, and an eye on the wire.
