@@ -30,6 +30,7 @@ on!(tokio_multi_thread TokioMultiThread);
 on!(smol Smol);
 on!(threads Threads);
 on!(simulator Simulator);
+on!(turmoil Turmoil);
 
 /// Two runtimes in one process.
 mod tokio_and_smol {

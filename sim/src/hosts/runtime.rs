@@ -62,7 +62,7 @@ impl Runtime for HostRuntime {
     fn bind(&self, at: SocketAddr, options: &UdpOptions) -> io::Result<Bound> {
         let ip = with(|net| net.machine(self.host).ip);
         if at.ip() != IpAddr::V4(ip) && at.ip() != IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
-            let what = format!("this simulated machine has the address {ip} and no other");
+            let what = format!("this simulated host has the address {ip} and no other");
             return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, what));
         }
         let unspecified = SocketAddr::from((Ipv4Addr::UNSPECIFIED, at.port()));
@@ -130,7 +130,10 @@ impl Runtime for HostRuntime {
     }
 
     fn may_block(&self, call: &str) {
-        panic!("`{call}` blocks its thread, and all simulated machines share one: use the asynchronous call");
+        panic!(
+            "`{call}` blocks its thread, and the simulator has one thread for all machines: use the \
+             asynchronous call"
+        );
     }
 
     fn watcher(&self) -> Option<Box<dyn Watcher>> {

@@ -85,6 +85,8 @@ pub enum On {
     Threads,
     /// The simulator: two machines.
     Simulator,
+    /// A simulated machine with a tokio runtime, in turmoil.
+    Turmoil,
     /// Tokio here, smol there.
     TokioAndSmol,
     /// `std` alone here, tokio there.
@@ -144,6 +146,7 @@ fn run(on: On, case: Case) {
             threads.end();
         }
         On::Simulator => simulated(case),
+        On::Turmoil => in_turmoil(case),
     });
 }
 
@@ -151,7 +154,7 @@ fn run(on: On, case: Case) {
 fn refusal(mark: Mark) -> &'static str {
     match mark {
         Mark::RealSockets => "this simulated host has the address",
-        Mark::Blocking => "blocks its thread, and the simulator has one thread for everything",
+        Mark::Blocking => "blocks its thread, and the simulator has one thread",
         // Not swallowed: it ends the run.
         Mark::Panics => "on purpose",
         _ => panic!("a mark that the simulator does not know"),
@@ -182,6 +185,25 @@ fn simulated(case: Case) {
     let refused = catch_unwind(AssertUnwindSafe(go)).expect_err("the simulator refuses");
     let text = refused.downcast_ref::<String>().cloned();
     let text = text.or_else(|| refused.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default();
+    let known = case.marks.iter().any(|mark| text.contains(refusal(*mark)));
+    assert!(known, "{} is refused with {text:?}", case.name);
+}
+
+/// Sends go to the machine itself: a runtime of turmoil can be used on its own machine only.
+fn in_turmoil(case: Case) {
+    let mut hosts = Sim::new(1).hosts();
+    hosts.spawn(move |machine| async move {
+        let ip = if case.has(Mark::RealSockets) { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { machine.ip() };
+        let (here, there) = (machine.runtime(), machine.runtime());
+        entered(case, Env { here, there, here_ip: ip, there_ip: ip, dir: PathBuf::from("/state") }).await;
+        Ok(())
+    });
+    let outcome = hosts.eventually(LIMIT, case.name, |hosts| hosts.is_done(0));
+    if case.marks.is_empty() {
+        outcome.unwrap_or_else(|failure| panic!("{failure}"));
+        return;
+    }
+    let text = outcome.expect_err("the simulator refuses").what;
     let known = case.marks.iter().any(|mark| text.contains(refusal(*mark)));
     assert!(known, "{} is refused with {text:?}", case.name);
 }
