@@ -24,11 +24,13 @@ impl Instant {
     }
 
     /// Nanoseconds since the clock's start.
+    #[inline]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
     /// Time since `earlier`; zero if `earlier` is later.
+    #[inline]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -42,6 +44,7 @@ impl fmt::Debug for Instant {
 
 impl Add<Duration> for Instant {
     type Output = Self;
+    #[inline]
     fn add(self, d: Duration) -> Self {
         Self(self.0.saturating_add(nanos(d)))
     }
@@ -61,8 +64,9 @@ impl Sub<Duration> for Instant {
 }
 
 /// A duration as nanoseconds in a `u64`, saturating (584 years).
-pub fn nanos(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+#[inline]
+pub const fn nanos(d: Duration) -> u64 {
+    d.as_secs().saturating_mul(1_000_000_000).saturating_add(d.subsec_nanos() as u64)
 }
 
 /// What the wall clock says, and how wrong it may be. An input; never read by a machine.

@@ -123,10 +123,12 @@ impl Slice {
     }
 
     /// Whether none are left.
+    #[inline]
     pub const fn is_empty(&self) -> bool {
         self.from == self.to
     }
 
+    #[inline]
     fn event(&self, at: usize) -> Option<Event<'_>> {
         if at >= self.to {
             return None;
@@ -144,11 +146,13 @@ impl Slice {
     }
 
     /// The next event, without taking it.
+    #[inline]
     pub fn peek(&self) -> Option<Event<'_>> {
         self.event(self.from)
     }
 
     /// Takes the next event.
+    #[inline]
     pub fn next_event(&mut self) -> Option<Event<'_>> {
         if self.is_empty() {
             return None;
@@ -158,6 +162,7 @@ impl Slice {
     }
 
     /// The bytes of a body that an event of this slice showed, sharing the slice's memory.
+    #[inline]
     pub fn share(&self, body: &[u8]) -> Bytes {
         if body.is_empty() { Bytes::new() } else { self.segment.data.slice_ref(body) }
     }
@@ -355,11 +360,13 @@ impl Log {
     }
 
     /// The identity of the event that [`Log::append`] just numbered `at`: incarnation and sequence.
+    #[inline]
     pub const fn name_of(&self, at: u64) -> (u64, u64) {
         (self.incarnation, at.wrapping_add(self.seq_ahead))
     }
 
     /// The stamp of the newest event; 0 if there was none.
+    #[inline]
     pub const fn last_stamp(&self) -> u64 {
         self.last_stamp
     }
@@ -561,7 +568,9 @@ impl Log {
             self.seal();
         }
         let (mut events, mut bytes) = (events, bytes);
-        let first = self.segments.partition_point(|s| s.end() <= at);
+        // A reader that keeps up wants the newest, among very many.
+        let newest = self.segments.back().filter(|s| s.first <= at).map(|_| self.segments.len() - 1);
+        let first = newest.unwrap_or_else(|| self.segments.partition_point(|s| s.end() <= at));
         for segment in self.segments.range(first..) {
             if at >= upto || events == 0 || bytes == 0 {
                 break;

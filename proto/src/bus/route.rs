@@ -42,10 +42,17 @@ pub fn of_key(key: &[u8], active: u16) -> Shard {
 }
 
 /// The shard of the `n`-th event without a key of one producer that started at `start`.
+#[inline]
 #[must_use]
 pub const fn of_run(start: u64, n: u64, active: u16) -> Shard {
     let active = if active == 0 { 1 } else { active as u64 };
     (start.wrapping_add(n / RUN) % active) as Shard
+}
+
+/// The count at which the run of the `n`-th event is over.
+#[must_use]
+pub const fn end_of_run(n: u64) -> u64 {
+    (n / RUN).wrapping_add(1).wrapping_mul(RUN)
 }
 
 #[cfg(test)]
@@ -84,5 +91,7 @@ mod tests {
         let shards: alloc::vec::Vec<_> = (0..8).map(|run| of_run(5, run * RUN + 3, 4)).collect();
         assert_eq!(shards, [1, 2, 3, 0, 1, 2, 3, 0]);
         assert_eq!(of_run(u64::MAX, u64::MAX, 0), 0);
+        assert_eq!([0, RUN - 1, RUN].map(end_of_run), [RUN, RUN, 2 * RUN]);
+        assert_eq!(end_of_run(u64::MAX), 0, "it goes on from zero");
     }
 }

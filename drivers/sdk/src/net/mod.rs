@@ -114,8 +114,8 @@ impl Drop for Inner {
 /// A handle to an event bus.
 ///
 /// Clones share the bus. Each clone is a producer of its own: give every task a clone, and tasks do
-/// not meet at a lock. Events of one clone without a key go to one shard for 256 events, then to the
-/// next.
+/// not meet at a lock. Events of one clone without a key go to one shard for 256 events, or until it meets another
+/// producer there, then to the next.
 pub struct Net {
     inner: Arc<Inner>,
     start: u64,
@@ -169,6 +169,18 @@ impl Net {
         route::of_run(self.start, n, self.inner.bus.active())
     }
 
+    /// Appends an event without a key. Somebody may be at the shard just now: then the run ends early, and two
+    /// producers who meet part instead of waiting for each other.
+    fn emit_unkeyed(&self, body: &[u8]) -> Result<Receipt> {
+        let n = self.emitted.load(Relaxed);
+        let shard = self.next_shard(1);
+        let Some(taken) = self.inner.bus.try_emit(shard, body) else {
+            self.emitted.store(route::end_of_run(n), Relaxed);
+            return self.emit_at(self.next_shard(1), body);
+        };
+        Ok(self.receipt(shard, taken?))
+    }
+
     fn receipt(&self, shard: Shard, taken: Taken) -> Receipt {
         let (incarnation, seq) = taken.name;
         let id = EventId { producer: self.inner.bus.producer(), incarnation, shard, seq };
@@ -191,7 +203,7 @@ impl Net {
     /// `Ok`: the event is in the memory of this process, and will be read or sent unless the process
     /// ends before.
     pub fn emit_raw(&self, event: impl AsRef<[u8]>) -> Result<Receipt> {
-        self.emit_at(self.next_shard(1), event.as_ref())
+        self.emit_unkeyed(event.as_ref())
     }
 
     /// Emits a text, which need not be JSON. As [`Net::emit_raw`] otherwise.

@@ -208,8 +208,10 @@ impl Bus {
     }
 
     /// Nanoseconds since 1970, by the wall clock at the start and the monotonic clock since.
+    #[inline]
     pub fn unix_nanos(&self) -> u64 {
-        self.unix_start.saturating_add(nanos(self.runtime.now().since(self.start)))
+        let since = self.runtime.now().as_nanos().saturating_sub(self.start.as_nanos());
+        self.unix_start.saturating_add(since)
     }
 
     /// The runtime.
@@ -238,11 +240,13 @@ impl Bus {
     }
 
     /// A shard, retired ones included.
+    #[inline]
     pub fn cell(&self, shard: Shard) -> Option<&ShardCell> {
         self.cells.get(usize::from(shard))
     }
 
     /// Shards that take events, from 0.
+    #[inline]
     pub fn active(&self) -> u16 {
         self.active.load(Acquire)
     }
@@ -279,6 +283,15 @@ impl Bus {
     pub fn emit(&self, shard: Shard, body: &[u8]) -> Result<Taken, EmitError> {
         let cell = self.cell(shard).ok_or(EmitError::Unrouted(shard))?;
         cell.emit(body, self.unix_nanos())
+    }
+
+    /// As [`Bus::emit`]; `None`, and nothing was done, if somebody is at the shard just now.
+    #[inline]
+    pub fn try_emit(&self, shard: Shard, body: &[u8]) -> Option<Result<Taken, EmitError>> {
+        match self.cell(shard) {
+            Some(cell) => cell.try_emit(body, self.unix_nanos()),
+            None => Some(Err(EmitError::Unrouted(shard))),
+        }
     }
 
     /// From now on nothing is taken. True for the first call.

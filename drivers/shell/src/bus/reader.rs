@@ -64,6 +64,7 @@ pub enum Item {
 
 impl Item {
     /// The event.
+    #[inline]
     pub fn into_event(self) -> Option<StoredEvent> {
         match self {
             Self::Event(event) => Some(event),
@@ -110,6 +111,18 @@ const TURN: usize = 512;
 /// How long one question to an engine may wait for events.
 const LONG_POLL: Duration = Duration::from_secs(5);
 
+/// A look that finds so many events after a sleep was too late: events flow.
+const FLOW: u64 = 4;
+/// While events flow, a batch of so many is waited for. Taking each event alone would cost its producer more than
+/// the event.
+const BATCH: u64 = 64;
+/// It is waited for in so many pauses, of so many turns of the processor: 1 to 3 µs each. Looking more often would take
+/// the number that is looked at from the producer's cache.
+const PAUSES: u32 = 8;
+const SPINS: u32 = 64;
+/// Looks in a row that find something, before other tasks have their turn.
+const LOOKS: u32 = 64;
+
 type Fetch = BoxFut<'static, Result<Vec<Page>, AdapterError>>;
 
 /// A reader of some shards. Not attached to any task: whoever polls it last is woken.
@@ -126,6 +139,10 @@ pub struct Reader {
     cursor: Cursor,
     scratch: VecDeque<Slice>,
     quantum: usize,
+    /// Memory: more events are expected within microseconds; do not sleep at once.
+    flows: bool,
+    /// Looks since this reader slept or let others run.
+    looks: u32,
 }
 
 impl std::fmt::Debug for Reader {
@@ -166,6 +183,8 @@ impl Reader {
             cursor,
             scratch: VecDeque::new(),
             quantum: TURN,
+            flows: false,
+            looks: 0,
             bus,
         };
         for &shard in shards {
@@ -235,7 +254,15 @@ impl Reader {
                     Err(error) => return Poll::Ready(Some(Err(error))),
                 }
             }
+            if self.looks >= LOOKS {
+                self.looks = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.looks += 1;
+            let waiting = self.gather();
             if self.collect() {
+                self.flows |= waiting >= FLOW;
                 continue;
             }
             if self.bus.is_closed() {
@@ -250,10 +277,32 @@ impl Reader {
                 self.bus.cell(lane.shard).is_some_and(|c| c.may_sleep(lane.next, false, &self.bell))
             });
             if quiet {
+                (self.flows, self.looks) = (false, 0);
                 return Poll::Pending;
             }
             self.bell.wake_up();
         }
+    }
+
+    /// Memory: events that wait in the logs. Takes no lock.
+    fn waiting(&self) -> u64 {
+        let of = |lane: &Lane| Some(self.bus.cell(lane.shard)?.published().saturating_sub(lane.next));
+        self.lanes.iter().filter_map(of).sum()
+    }
+
+    /// Memory: the same, after a short while for a batch to form if events flow.
+    fn gather(&self) -> u64 {
+        let mut waiting = self.waiting();
+        for _ in 0..if self.flows { PAUSES } else { 0 } {
+            if waiting >= BATCH {
+                break;
+            }
+            (0..SPINS).for_each(|_| std::hint::spin_loop());
+            // Nothing but a system call, unless a producer waits for this very core.
+            std::thread::yield_now();
+            waiting = self.waiting();
+        }
+        waiting
     }
 
     /// Looks once, without waiting: on memory at once, else as fast as the engine answers.
@@ -265,6 +314,7 @@ impl Reader {
     }
 
     /// What was fetched and not returned yet, next in order.
+    #[inline]
     pub fn pop(&mut self) -> Option<Item> {
         let lane = match self.ordering {
             Ordering::Insertion => self.oldest()?,
@@ -282,6 +332,7 @@ impl Reader {
         Some(Item::Event(event))
     }
 
+    #[inline]
     fn next_turn(&mut self) -> Option<usize> {
         let n = self.lanes.len();
         if self.left == 0 || !self.lanes.get(self.turn).is_some_and(Lane::has_any) {
@@ -323,7 +374,9 @@ impl Reader {
             let Some(cell) = self.bus.cell(lane.shard) else { continue };
             // What waits is read first: a slow reader leaves events to the log's rule.
             let skipped = lane.chunks.len() > 1;
-            if !skipped {
+            // A log without news is left alone, unless it is to be raised.
+            let news = raise > 0 || cell.published() > lane.next;
+            if !skipped && news {
                 let (events, bytes) = FETCH;
                 let lost = match lane.reader {
                     Some(id) => cell.read(id, (events, bytes, u64::MAX), raise, &mut self.scratch),
@@ -387,6 +440,7 @@ impl Reader {
 }
 
 impl Lane {
+    #[inline]
     fn has_any(&self) -> bool {
         self.lost.is_some() || !self.chunks.is_empty()
     }
@@ -405,6 +459,7 @@ impl Lane {
         }
     }
 
+    #[inline]
     fn pop(&mut self, bus: &Bus) -> Option<StoredEvent> {
         let shard = self.shard;
         let (event, empty) = match self.chunks.front_mut()? {

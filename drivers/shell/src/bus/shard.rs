@@ -1,7 +1,8 @@
 //! A shard: its log under one narrow lock, and who waits for it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::task::{Context, Poll, Waker};
 
 use net_proto::bus::{Backpressure, Ledger, Log, LogCounts, LogLimits, ReaderId, Refused, Slice};
@@ -74,10 +75,18 @@ struct Core {
     watch: Option<(u64, Arc<Bell>)>,
 }
 
+/// A value on cache lines of its own: two, since processors fetch them in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
 /// A shard. Every call takes its lock for as long as it takes to copy an event or to count slices.
 #[derive(Debug)]
 pub struct ShardCell {
-    core: Mutex<Core>,
+    core: Apart<Mutex<Core>>,
+    /// Number of the next event, as of the last change under the lock. A reader that keeps up looks here, and so
+    /// takes neither the lock nor its cache line from the producers.
+    published: Apart<AtomicU64>,
     max_event: u64,
 }
 
@@ -107,20 +116,54 @@ impl ShardCell {
             sender,
             watch: None,
         };
-        Self { core: Mutex::new(core), max_event: max_event.into() }
+        let published = Apart(AtomicU64::new(core.log.next()));
+        Self { core: Apart(Mutex::new(core)), published, max_event: max_event.into() }
+    }
+
+    #[inline]
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        lock(&self.core.0)
+    }
+
+    /// Under the lock, after events were appended.
+    #[inline]
+    fn publish(&self, core: &Core) {
+        self.published.0.store(core.log.next(), Ordering::Release);
+    }
+
+    /// Number of the next event, without the lock: at least that of everything whose `emit` was seen to return.
+    #[inline]
+    pub fn published(&self) -> u64 {
+        self.published.0.load(Ordering::Acquire)
     }
 
     /// Appends an event. `now`: the clock in nanoseconds since 1970.
     #[inline]
     pub fn emit(&self, body: &[u8], now: u64) -> Result<Taken, EmitError> {
+        self.emit_under(self.lock(), body, now)
+    }
+
+    /// As [`ShardCell::emit`]; `None`, and nothing was done, if somebody holds the lock.
+    #[inline]
+    pub fn try_emit(&self, body: &[u8], now: u64) -> Option<Result<Taken, EmitError>> {
+        let core = match self.core.0.try_lock() {
+            Ok(core) => core,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(self.emit_under(core, body, now))
+    }
+
+    #[inline]
+    fn emit_under(&self, mut core: MutexGuard<'_, Core>, body: &[u8], now: u64) -> Result<Taken, EmitError> {
         if body.len() as u64 > self.max_event {
             return Err(self.too_large(body));
         }
-        let mut core = lock(&self.core);
         if core.closed {
             return Err(EmitError::Shutdown);
         }
         let appended = core.log.append(body, now);
+        self.publish(&core);
         let watch = core.watched(appended.is_err());
         let taken = appended.map(|at| Taken { at, name: core.log.name_of(at), stamp: core.log.last_stamp() });
         let sleepers = if taken.is_ok() { core.sleepers() } else { Vec::new() };
@@ -139,7 +182,7 @@ impl ShardCell {
         now: u64,
         mut each: impl FnMut(Result<Taken, EmitError>),
     ) {
-        let mut core = lock(&self.core);
+        let mut core = self.lock();
         let mut full = false;
         for body in bodies {
             let body = body.as_ref();
@@ -154,6 +197,7 @@ impl ShardCell {
                 each(result.map(|at| Taken { at, name: log.name_of(at), stamp: log.last_stamp() }));
             }
         }
+        self.publish(&core);
         let watch = core.watched(full);
         let sleepers = core.sleepers();
         drop(core);
@@ -178,33 +222,35 @@ impl ShardCell {
 
     /// Appends an event of an earlier life, whatever mode and room: the outbox bounds them.
     pub fn replay(&self, incarnation: u64, seq: u64, stamp: u64, body: &[u8]) -> u64 {
-        let mut core = lock(&self.core);
+        let mut core = self.lock();
         core.log.rename(incarnation, seq);
-        core.log.replay(body, stamp)
+        let at = core.log.replay(body, stamp);
+        self.publish(&core);
+        at
     }
 
     /// Events from now on are of this incarnation. Their sequences go on with the log's numbers.
     pub fn begin(&self, incarnation: u64) {
-        let mut core = lock(&self.core);
+        let mut core = self.lock();
         let next = core.log.next();
         core.log.rename(incarnation, next);
     }
 
     /// Attaches a reader at number `next`, or at the oldest (`None`).
     pub fn attach(&self, next: Option<u64>, holds: bool) -> Option<(ReaderId, u64)> {
-        let mut core = lock(&self.core);
+        let mut core = self.lock();
         let next = next.unwrap_or_else(|| core.log.base());
         core.log.attach(next, holds).map(|id| (id, next))
     }
 
     /// The reader that sends to the engine; `None` on memory.
     pub fn sender(&self) -> Option<ReaderId> {
-        lock(&self.core).sender
+        self.lock().sender
     }
 
     /// Detaches a reader.
     pub fn detach(&self, id: ReaderId) {
-        lock(&self.core).log.detach(id);
+        self.lock().log.detach(id);
     }
 
     /// Reads on as an attached reader; what is gone. Afterwards nothing gets a stamp of at most
@@ -216,7 +262,7 @@ impl ShardCell {
         raise: u64,
         out: &mut VecDeque<Slice>,
     ) -> Option<(u64, u64)> {
-        let mut core = lock(&self.core);
+        let mut core = self.lock();
         core.log.raise(raise);
         core.log.read(id, events, bytes, upto, out)
     }
@@ -229,7 +275,7 @@ impl ShardCell {
         raise: u64,
         out: &mut VecDeque<Slice>,
     ) -> Option<(u64, u64)> {
-        let mut core = lock(&self.core);
+        let mut core = self.lock();
         core.log.raise(raise);
         core.log.peek(from, events, bytes, out).0
     }
@@ -237,7 +283,7 @@ impl ShardCell {
     /// Whether a reader at number `next` may sleep: nothing is there, and the next event rings
     /// `bell`. False too once the shard is closed. `gated`: only what may be sent counts.
     pub fn may_sleep(&self, next: u64, gated: bool, bell: &Arc<Bell>) -> bool {
-        let mut core = lock(&self.core);
+        let mut core = self.lock();
         let end = if gated { core.log.next().min(core.gate) } else { core.log.next() };
         if end > next || core.closed {
             return false;
@@ -248,19 +294,19 @@ impl ShardCell {
 
     /// Rings `bell` at the next event or at the closing, whatever is there now.
     pub fn listen(&self, bell: &Arc<Bell>) {
-        lock(&self.core).sleep(bell);
+        self.lock().sleep(bell);
     }
 
     /// What may be sent ends before this number.
     pub fn sendable(&self) -> u64 {
-        let core = lock(&self.core);
+        let core = self.lock();
         core.log.next().min(core.gate)
     }
 
     /// Events from number `gate` on may not be sent.
     pub fn set_gate(&self, gate: u64) {
         let sleepers = {
-            let mut core = lock(&self.core);
+            let mut core = self.lock();
             core.gate = gate;
             core.sleepers()
         };
@@ -269,24 +315,24 @@ impl ShardCell {
 
     /// Number of the next event that an attached reader gets.
     pub fn reader_next(&self, id: ReaderId) -> u64 {
-        lock(&self.core).log.reader_next(id)
+        self.lock().log.reader_next(id)
     }
 
     /// Number of the oldest retained event, and of the next.
     pub fn range(&self) -> (u64, u64) {
-        let core = lock(&self.core);
+        let core = self.lock();
         (core.log.base(), core.log.next())
     }
 
     /// Events that a holder, or the engine, has not got yet.
     pub fn depth(&self) -> u64 {
-        lock(&self.core).log.depth()
+        self.lock().log.depth()
     }
 
     /// Rings `bell` once when `mark` events are unread or one finds no room. False if so many are now, or the
     /// shard is closed.
     pub fn watch(&self, mark: u64, bell: &Arc<Bell>) -> bool {
-        let mut core = lock(&self.core);
+        let mut core = self.lock();
         if core.closed || core.log.depth() >= mark {
             return false;
         }
@@ -297,7 +343,7 @@ impl ShardCell {
     /// Takes no more events; readers read to the end.
     pub fn close(&self) {
         let sleepers = {
-            let mut core = lock(&self.core);
+            let mut core = self.lock();
             core.closed = true;
             core.sleepers()
         };
@@ -306,27 +352,29 @@ impl ShardCell {
 
     /// Whether it takes no more events.
     pub fn is_closed(&self) -> bool {
-        lock(&self.core).closed
+        self.lock().closed
     }
 
     /// The engine has everything up to `acked`, which are `events` more; `safe` counts what an
-    /// outbox has, too.
-    pub fn confirm(&self, safe: u64, acked: u64, events: u64) {
+    /// outbox has, too. How many calls waited for that.
+    pub fn confirm(&self, safe: u64, acked: u64, events: u64) -> usize {
         let ready = {
-            let mut core = lock(&self.core);
+            let mut core = self.lock();
             core.acked = core.acked.max(acked);
             core.delivered += events;
             core.safe = core.safe.max(safe).max(acked);
             let safe = core.safe;
             core.waiters.extract_if(.., |(at, _)| *at <= safe).collect::<Vec<_>>()
         };
+        let woken = ready.len();
         ready.into_iter().for_each(|(_, waker)| waker.wake());
+        woken
     }
 
     /// Nothing will be confirmed any more. `over`: nothing is sent any more either.
     pub fn stop(&self, over: bool) {
         let waiters = {
-            let mut core = lock(&self.core);
+            let mut core = self.lock();
             core.stopped = true;
             core.over |= over;
             std::mem::take(&mut core.waiters)
@@ -336,7 +384,7 @@ impl ShardCell {
 
     /// Ready when everything up to `at` is safe (true) or never will be (false).
     pub fn poll_safe(&self, at: u64, cx: &Context<'_>) -> Poll<bool> {
-        let mut core = lock(&self.core);
+        let mut core = self.lock();
         if core.safe >= at || !core.external {
             return Poll::Ready(true);
         }
@@ -353,23 +401,23 @@ impl ShardCell {
 
     /// What is safe, and what the engine has.
     pub fn confirmed(&self) -> (u64, u64) {
-        let core = lock(&self.core);
+        let core = self.lock();
         if core.external { (core.safe, core.acked) } else { (core.log.next() - 1, core.log.next() - 1) }
     }
 
     /// Gives up what was not read, or only what nobody holds.
     pub fn abandon(&self, held: bool) -> u64 {
-        lock(&self.core).log.abandon(held)
+        self.lock().log.abandon(held)
     }
 
     /// Counters of the log.
     pub fn counts(&self) -> LogCounts {
-        lock(&self.core).log.counts()
+        self.lock().log.counts()
     }
 
     /// The balance of the shard.
     pub fn ledger(&self) -> Ledger {
-        let core = lock(&self.core);
+        let core = self.lock();
         let c = core.log.counts();
         let mut ledger = Ledger {
             ingested: c.ingested,
@@ -405,14 +453,51 @@ impl Core {
         }
     }
 
+    #[inline]
     fn sleepers(&mut self) -> Vec<Arc<Bell>> {
         // The usual case allocates and copies nothing.
         if self.sleepers.is_empty() { Vec::new() } else { std::mem::take(&mut self.sleepers) }
     }
 }
 
+#[inline]
 fn ring(sleepers: Vec<Arc<Bell>>) {
     for bell in sleepers {
         bell.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cell() -> ShardCell {
+        let limits = LogLimits { events: 2, bytes: 4096, keep: true };
+        ShardCell::new(limits, Backpressure::FailProducer, 1, 16, false)
+    }
+
+    #[test]
+    fn who_meets_somebody_at_the_lock_is_told_so_and_nothing_happened() {
+        let cell = cell();
+        let held = cell.lock();
+        assert_eq!(cell.try_emit(b"a", 1), None);
+        drop(held);
+        assert_eq!(cell.counts().ingested, 0);
+        assert_eq!(cell.try_emit(b"a", 1).map(|taken| taken.map(|t| t.at)), Some(Ok(1)));
+    }
+
+    #[test]
+    fn the_published_number_follows_every_way_in() {
+        let cell = cell();
+        assert_eq!(cell.published(), 1);
+        cell.emit(b"a", 1).unwrap();
+        assert_eq!(cell.published(), 2);
+        let (id, _) = cell.attach(None, true).unwrap();
+        cell.emit_many([b"b", b"c"].iter(), 1, drop);
+        assert_eq!(cell.published(), 3, "the third found no room");
+        assert_eq!(cell.emit(b"c", 1), Err(EmitError::Backpressure));
+        assert_eq!(cell.published(), 3);
+        cell.replay(2, 9, 1, b"d");
+        assert_eq!((cell.published(), cell.reader_next(id), cell.range()), (4, 1, (1, 4)));
     }
 }
