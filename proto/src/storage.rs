@@ -132,4 +132,10 @@ pub trait Storage: Send {
     fn submit(&mut self, ticket: Ticket, op: StoreOp);
     /// The next completed operation, if any.
     fn poll_done(&mut self, cx: &mut core::task::Context<'_>) -> core::task::Poll<(Ticket, StoreResult)>;
+    /// For a task that has a thread of its own: from now on [`Storage::poll_done`] carries out what was submitted,
+    /// and blocks for as long as that takes. False, and nothing changed, where there is no such choice. Only before
+    /// the first operation or when every result was taken.
+    fn inline(&mut self) -> bool {
+        false
+    }
 }

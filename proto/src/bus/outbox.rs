@@ -32,6 +32,8 @@ const ACK: u8 = 2;
 /// Name of the file that is locked while an outbox is used.
 pub const LOCK: &str = "outbox.lock";
 const PREFIX: &str = "outbox-";
+/// A segment grows by so many bytes of zeros: a sync that changes no length is cheaper.
+const GROW: u64 = 1 << 20;
 /// Bytes that wait for a commit before no more are taken.
 pub const BUFFER: usize = 4 << 20;
 
@@ -179,6 +181,8 @@ pub struct Outbox {
     current: u64,
     /// Bytes of the current segment; 0: not created.
     written: u64,
+    /// The same, with the zeros behind them.
+    grown: u64,
     buffer: Vec<u8>,
     /// The last number of each shard in the buffer, and in the commit under way.
     buffered: BTreeMap<Shard, u64>,
@@ -218,6 +222,7 @@ impl Outbox {
             segments: BTreeMap::new(),
             current: 1,
             written: 0,
+            grown: 0,
             buffer: Vec::new(),
             buffered: BTreeMap::new(),
             committing: None,
@@ -421,12 +426,11 @@ impl Outbox {
         }
         let mut data = Vec::new();
         if self.written >= self.segment_bytes {
-            (self.current, self.written) = (self.current + 1, 0);
+            (self.current, self.written, self.grown) = (self.current + 1, 0, 0);
         }
         let file = name(self.current);
         if self.written == 0 {
-            let open =
-                StoreOp::Open { file: file.clone(), exclusive: false, preallocate: self.segment_bytes };
+            let open = StoreOp::Open { file: file.clone(), exclusive: false, preallocate: 0 };
             self.ask(What::Part, open);
             data = head(self.producer, self.current);
         }
@@ -437,6 +441,11 @@ impl Outbox {
         data.append(&mut self.buffer);
         let offset = self.written;
         self.written += data.len() as u64;
+        if self.written > self.grown {
+            let upto = self.written.next_multiple_of(GROW).min(self.segment_bytes);
+            self.grown = upto.max(self.written);
+            data.resize((self.grown - offset) as usize, 0);
+        }
         self.ask(What::Part, StoreOp::Write { file: file.clone(), offset, data });
         let file = if planted!(OutboxUnsynced) { LOCK.into() } else { file };
         self.ask(What::Synced, StoreOp::Sync { file });
@@ -464,7 +473,7 @@ impl Outbox {
         for number in gone {
             self.segments.remove(&number);
             if number == current {
-                self.written = 0;
+                (self.written, self.grown) = (0, 0);
                 self.current += 1;
                 self.dirty.clear();
             }

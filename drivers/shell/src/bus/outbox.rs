@@ -1,19 +1,25 @@
 //! The task of the outbox: from the logs to the disk, and what became durable back to the shards.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use net_proto::bus::{Outbox, OutboxError, ReaderId, Shard, Slice};
-use net_proto::storage::Storage;
+use net_proto::storage::{Storage, StoreError};
 
 use super::Bus;
+use crate::apart::apart;
 use crate::bell::{Bell, lock};
+use crate::runtime::BoxFuture;
 use crate::wait::Waiters;
+
+const NAME: &str = "net outbox";
 
 /// Bytes taken from one shard's log at a time.
 const FETCH: u64 = 1 << 20;
+/// Looks in a row that find nothing new before the next commit is formed without producers of the last one.
+const PATIENCE: u32 = 32;
 
 /// What the rest of a bus sees of its outbox.
 #[derive(Debug, Default)]
@@ -78,9 +84,21 @@ struct Task {
     bus: Arc<Bus>,
     machine: Outbox,
     storage: Box<dyn Storage>,
-    readers: BTreeMap<Shard, ReaderId>,
+    readers: Vec<Source>,
     shared: Arc<OutboxShared>,
     slices: VecDeque<Slice>,
+    /// On a thread of its own, where the storage works and waiting does not keep others from running.
+    apart: bool,
+    /// Calls that the last commit released: their producers are about to emit again.
+    released: u64,
+}
+
+/// A shard whose events are collected.
+struct Source {
+    shard: Shard,
+    id: ReaderId,
+    /// Number of the next event.
+    next: u64,
 }
 
 /// Recovers the outbox and replays into the logs of a bus that does not run yet, then starts the
@@ -110,7 +128,7 @@ pub(super) async fn start(
     if let Some(error) = machine.error() {
         return Err(error.clone());
     }
-    let mut readers = BTreeMap::new();
+    let mut readers = Vec::new();
     for shard in bus.all_shards() {
         let Some(cell) = bus.cell(shard) else { continue };
         // What was replayed is on disk already; what comes from here on is this life's.
@@ -119,18 +137,19 @@ pub(super) async fn start(
         cell.set_gate(next);
         cell.confirm(next - 1, 0, 0);
         if let Some((id, _)) = cell.attach(Some(next), true) {
-            readers.insert(shard, id);
+            readers.push(Source { shard, id, next });
         }
     }
     let over = Over(shared.clone());
-    let mut task = Task { bus: bus.clone(), machine, storage, readers, shared, slices: VecDeque::new() };
-    bus.runtime().spawn(
-        "net outbox",
-        Box::pin(async move {
-            let _over = over;
-            poll_fn(|cx| task.poll(cx)).await;
-        }),
-    );
+    let (apart_, slices) = (storage.inline(), VecDeque::new());
+    let mut task =
+        Task { bus: bus.clone(), machine, storage, readers, shared, slices, apart: apart_, released: 0 };
+    let task: BoxFuture = Box::pin(async move {
+        let _over = over;
+        poll_fn(|cx| task.poll(cx)).await;
+    });
+    let task = if apart_ { Box::pin(apart(NAME, task).map_err(|_| StoreError::Io)?) } else { task };
+    bus.runtime().spawn(NAME, task);
     Ok(())
 }
 
@@ -138,6 +157,7 @@ impl Task {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             self.shared.bell.doze(cx.waker());
+            self.gather();
             let finish = lock(&self.shared.state).finish || self.bus.is_drained();
             let mut moved = self.collect();
             if finish {
@@ -154,7 +174,7 @@ impl Task {
             while let Some((shard, upto)) = self.machine.poll_durable() {
                 if let Some(cell) = self.bus.cell(shard) {
                     cell.set_gate(upto + 1);
-                    cell.confirm(upto, 0, 0);
+                    self.released += cell.confirm(upto, 0, 0) as u64;
                 }
             }
             if let Some(error) = self.machine.error() {
@@ -170,12 +190,12 @@ impl Task {
                 return Poll::Ready(());
             }
             let bell = &self.shared.bell;
-            let quiet = self.readers.iter().all(|(shard, id)| {
+            let quiet = self.readers.iter().all(|Source { shard, next, .. }| {
                 let Some(cell) = self.bus.cell(*shard) else { return true };
                 // Full: the commit under way wakes this task. Closed: what was emitted was collected.
                 !self.machine.has_room()
-                    || cell.may_sleep(cell.reader_next(*id), false, bell)
-                    || cell.is_closed() && cell.reader_next(*id) >= cell.range().1
+                    || cell.may_sleep(*next, false, bell)
+                    || cell.is_closed() && *next >= cell.range().1
             });
             if quiet {
                 return Poll::Pending;
@@ -183,9 +203,31 @@ impl Task {
         }
     }
 
+    /// Events that wait to be collected. Takes no lock.
+    fn waiting(&self) -> u64 {
+        let of = |s: &Source| Some(self.bus.cell(s.shard)?.published().saturating_sub(s.next));
+        self.readers.iter().filter_map(of).sum()
+    }
+
+    /// After a commit: lets its producers emit again, so that they share the next one. A commit that began with the
+    /// first of them would leave the others to the one after, and each would be half as full.
+    fn gather(&mut self) {
+        let expected = std::mem::take(&mut self.released);
+        if !self.apart {
+            return;
+        }
+        let (mut came, mut idle) = (self.waiting(), 0);
+        while came < expected && idle < PATIENCE {
+            std::thread::yield_now();
+            let now = self.waiting();
+            idle = if now > came { 0 } else { idle + 1 };
+            came = now;
+        }
+    }
+
     fn collect(&mut self) -> bool {
         let mut moved = false;
-        for (shard, id) in &self.readers {
+        for Source { shard, id, next } in &mut self.readers {
             let Some(cell) = self.bus.cell(*shard) else { continue };
             self.machine.handle_acked(*shard, cell.confirmed().1);
             if !self.machine.has_room() {
@@ -194,6 +236,7 @@ impl Task {
             cell.read(*id, (usize::MAX, FETCH, u64::MAX), 0, &mut self.slices);
             for slice in self.slices.drain(..) {
                 moved = true;
+                *next = slice.end();
                 for event in slice.iter() {
                     let name = (event.incarnation, event.seq);
                     self.machine.append(*shard, event.at, name, event.stamp, event.body);

@@ -151,6 +151,13 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("net-shell-files-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         conformance(&|| Box::new(FileStorage::open(&dir).unwrap()));
+        // Where whoever polls works, the same holds.
+        std::fs::remove_dir_all(&dir).unwrap();
+        conformance(&|| {
+            let mut storage = FileStorage::open(&dir).unwrap();
+            assert!(storage.inline());
+            Box::new(storage)
+        });
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -24,7 +24,14 @@ struct Done {
 pub struct FileStorage {
     submit: Option<Sender<(Ticket, StoreOp)>>,
     done: Arc<Mutex<Done>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Files>>,
+    inline: Option<Inline>,
+}
+
+/// What whoever polls works on, instead of the thread.
+struct Inline {
+    files: Files,
+    submitted: VecDeque<(Ticket, StoreOp)>,
 }
 
 impl FileStorage {
@@ -43,11 +50,11 @@ impl FileStorage {
         let results = done.clone();
         let thread =
             thread::Builder::new().name("net storage".into()).spawn(move || serve(files, &work, &results))?;
-        Ok(Self { submit: Some(submit), done, thread: Some(thread) })
+        Ok(Self { submit: Some(submit), done, thread: Some(thread), inline: None })
     }
 }
 
-fn serve(mut files: Files, work: &Receiver<(Ticket, StoreOp)>, done: &Mutex<Done>) {
+fn serve(mut files: Files, work: &Receiver<(Ticket, StoreOp)>, done: &Mutex<Done>) -> Files {
     while let Ok((ticket, op)) = work.recv() {
         let result = files.run(op);
         let waker = {
@@ -59,10 +66,14 @@ fn serve(mut files: Files, work: &Receiver<(Ticket, StoreOp)>, done: &Mutex<Done
             waker.wake();
         }
     }
+    files
 }
 
 impl Storage for FileStorage {
     fn submit(&mut self, ticket: Ticket, op: StoreOp) {
+        if let Some(inline) = &mut self.inline {
+            return inline.submitted.push_back((ticket, op));
+        }
         let sent = self.submit.as_ref().is_some_and(|submit| submit.send((ticket, op)).is_ok());
         if !sent {
             // The thread is gone: say so rather than let the machine wait for ever.
@@ -72,13 +83,24 @@ impl Storage for FileStorage {
 
     fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<(Ticket, StoreResult)> {
         let mut done = lock(&self.done);
-        match done.results.pop_front() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                done.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
+        if let Some(result) = done.results.pop_front() {
+            return Poll::Ready(result);
         }
+        if let Some(inline) = &mut self.inline {
+            // Nothing waits: nobody will have to be woken.
+            let Some((ticket, op)) = inline.submitted.pop_front() else { return Poll::Pending };
+            return Poll::Ready((ticket, inline.files.run(op)));
+        }
+        done.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn inline(&mut self) -> bool {
+        self.submit = None;
+        if let Some(Ok(files)) = self.thread.take().map(JoinHandle::join) {
+            self.inline = Some(Inline { files, submitted: VecDeque::new() });
+        }
+        self.inline.is_some()
     }
 }
 
@@ -89,7 +111,21 @@ impl Drop for FileStorage {
             // A thread that panicked holds no lock any more.
             let _ = thread.join();
         }
+        if let Some(Inline { files, submitted }) = &mut self.inline {
+            submitted.drain(..).for_each(|(_, op)| _ = files.run(op));
+        }
     }
+}
+
+#[cfg(unix)]
+fn write_at(file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, data, offset)
+}
+
+#[cfg(not(unix))]
+fn write_at(mut file: &File, offset: u64, data: &[u8]) -> io::Result<()> {
+    file.seek(SeekFrom::Start(offset))?;
+    io::Write::write_all(&mut file, data)
 }
 
 /// What the thread works on.
@@ -104,13 +140,12 @@ impl Files {
         match op {
             StoreOp::Open { file, exclusive, preallocate: _ } => self.open(&file, exclusive),
             StoreOp::Write { file, offset, data } => {
-                let file = self.file(&file)?;
-                file.seek(SeekFrom::Start(offset)).map_err(error)?;
-                file.write_all(&data).map_err(error)?;
+                write_at(self.file(&file)?, offset, &data).map_err(error)?;
                 Ok(Stored::Done)
             }
             StoreOp::Sync { file } => {
-                if let Err(why) = self.file(&file)?.sync_all() {
+                // The content, and the length if that changed; not the times, which would cost a journal's commit.
+                if let Err(why) = self.file(&file)?.sync_data() {
                     // The system may have dropped what it could not write, and a second sync may
                     // succeed without it.
                     tracing::error!(%file, error = %why, "sync failed; the file is not used any more");

@@ -39,12 +39,15 @@ impl Disk {
         })
     }
 
-    /// The power fails: of each file what was synced, and a part of what was written after.
+    /// The power fails: of each file what was synced, and `keep` bytes of what was written after, over the zeros
+    /// that were there or behind the end.
     fn crash(&mut self, keep: usize) {
         for (now, synced) in self.files.values_mut() {
-            let end = synced.len() + keep.min(now.len().saturating_sub(synced.len()));
-            now.truncate(end);
-            *synced = now.clone();
+            let same = now.iter().zip(synced.iter()).take_while(|(a, b)| a == b).count();
+            let end = (same + keep).min(now.len());
+            synced.resize(synced.len().max(end), 0);
+            synced[same..end].copy_from_slice(&now[same..end]);
+            *now = synced.clone();
         }
     }
 }
@@ -140,6 +143,45 @@ fn a_failed_sync_ends_all_promises() {
     assert_eq!(life.outbox.poll_durable(), None);
     assert_eq!(life.outbox.error(), Some(&OutboxError::Store(StoreError::Io)));
     assert!(!life.outbox.has_room());
+}
+
+/// A sync that changes the length of a file costs a second write of the disk.
+#[test]
+fn commits_go_into_zeros_that_are_there() {
+    let (mut disk, mut lengths) = (Disk::default(), vec![]);
+    let mut outbox = Outbox::new(ProducerId(5), 2 * GROW);
+    let mut turn = |outbox: &mut Outbox| {
+        while let Some((ticket, op)) = outbox.poll_store() {
+            let result = disk.run(op);
+            outbox.handle_stored(ticket, result);
+        }
+        lengths.push(disk.files.get(&name(1)).map_or(0, |(now, _)| now.len() as u64));
+    };
+    turn(&mut outbox);
+    assert_eq!(outbox.poll_replay(), None);
+    let body = vec![7; GROW as usize / 4];
+    for at in 1..=8 {
+        outbox.append(0, at, (1, at), 0, &body);
+        turn(&mut outbox);
+    }
+    let over = lengths.pop().unwrap();
+    assert_eq!(lengths, [0, GROW, GROW, GROW, 2 * GROW, 2 * GROW, 2 * GROW, 2 * GROW]);
+    assert!(over > 2 * GROW && over < 2 * GROW + GROW / 4, "the last commit of a segment ends it: {over}");
+    // Zeros behind the records of a segment that is not the last are its end, too.
+    let mut next = Outbox::new(ProducerId(5), 2 * GROW);
+    let mut replayed = 0;
+    disk.files.insert(name(2), (head(ProducerId(5), 2), vec![]));
+    disk.files.get_mut(&name(1)).unwrap().0.resize(3 * GROW as usize, 0);
+    while let Some((ticket, op)) = next.poll_store() {
+        let result = disk.run(op);
+        next.handle_stored(ticket, result);
+    }
+    assert_eq!(next.error(), None);
+    while next.poll_replay().is_some() {
+        replayed += 1;
+        next.handle_replayed(replayed);
+    }
+    assert_eq!(replayed, 8);
 }
 
 #[test]
