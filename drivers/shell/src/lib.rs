@@ -3,8 +3,8 @@
 #![deny(unsafe_code)] // allowed in `aead` and `prefetch`, with its argument
 
 pub mod aead;
-pub mod apart;
-mod bell;
+mod apart;
+pub mod bell;
 pub mod bus;
 #[cfg(feature = "conformance")]
 pub mod conformance;
