@@ -364,7 +364,9 @@ impl Net {
     /// Takes nothing more, waits for the engine as long as [`NetBuilder::adapter_timeout`] says, and
     /// ends. On memory, subscriptions that exist read to the end, whenever they do.
     ///
-    /// What it gave up is in the answer; with an outbox the next life sends it. A second call answers with the same balance and `lost` 0.
+    /// What it gave up is in the answer. With an outbox it waits for the disk, not for the engine: what the
+    /// engine does not have by then counts as given up by this life, and the next life sends it. Who wants
+    /// to leave nothing behind waits until [`NetStats::ledger`] has nothing `queued`. A second call answers with the same balance and `lost` 0.
     /// Dropping the future does not undo it.
     pub async fn shutdown(&self) -> Closed {
         let bus = &self.inner.bus;
