@@ -214,7 +214,30 @@ enum Record {
 #[derive(Debug, Default)]
 struct Records {
     first: [Option<Record>; 2],
-    others: Option<Box<heapless::Vec<Record, { MAX_RECORDS - 2 }>>>,
+    others: Option<Box<Others>>,
+}
+
+type Others = heapless::Vec<Record, { MAX_RECORDS - 2 }>;
+
+/// Room of packets that are settled, for the next ones: traffic that goes on asks for no memory.
+#[derive(Debug, Default)]
+struct SpareRecords(Vec<Box<Others>>);
+
+impl SpareRecords {
+    const MOST: usize = 32;
+
+    fn put(&mut self, records: Records) {
+        if let Some(mut others) = records.others
+            && self.0.len() < Self::MOST
+        {
+            others.clear();
+            self.0.push(others);
+        }
+    }
+
+    fn footprint(&self) -> u64 {
+        (self.0.capacity() * size_of::<Box<Others>>() + self.0.len() * size_of::<Others>()) as u64
+    }
 }
 
 impl Records {
@@ -227,12 +250,12 @@ impl Records {
     }
 
     /// Whether there was a place for it.
-    fn push(&mut self, record: Record) -> bool {
+    fn push(&mut self, record: Record, spare: &mut SpareRecords) -> bool {
         if let Some(place) = self.first.iter_mut().find(|place| place.is_none()) {
             *place = Some(record);
             return true;
         }
-        self.others.get_or_insert_default().push(record).is_ok()
+        self.others.get_or_insert_with(|| spare.0.pop().unwrap_or_default()).push(record).is_ok()
     }
 
     fn iter(&self) -> impl Iterator<Item = &Record> {
@@ -277,6 +300,7 @@ pub struct Session {
     epochs: Epochs,
     replay: ReplayWindow,
     recovery: Recovery<Records>,
+    spare_records: SpareRecords,
     acks: AckTracker,
     paths: Paths,
     /// Counters and challenges that may come again over the path in use.
@@ -335,6 +359,7 @@ impl Session {
             epochs: Epochs::new(config.keys, init.greater),
             replay: ReplayWindow::new(),
             recovery: Recovery::new(),
+            spare_records: SpareRecords::default(),
             acks: AckTracker::new(),
             paths,
             asked: heapless::Vec::new(),
@@ -578,8 +603,8 @@ impl Session {
 
     /// Losses and probes by time.
     fn recover(&mut self, now: Instant) {
-        let Self { recovery, on_path, streams, paths, counts, .. } = self;
-        let mut settle = Settle { now, streams, paths, acks: None };
+        let Self { recovery, spare_records: spare, on_path, streams, paths, counts, .. } = self;
+        let mut settle = Settle { now, streams, paths, spare, acks: None };
         // Losses first, then perhaps a probe; each path at most once.
         for _ in 0..=on_path.len() {
             let mut sink = |fate, sent| {
@@ -607,8 +632,8 @@ impl Session {
     }
 
     fn forget_path(&mut self, now: Instant, id: PathId) {
-        let Self { recovery, streams, paths, .. } = self;
-        let mut settle = Settle { now, streams, paths, acks: None };
+        let Self { recovery, spare_records: spare, streams, paths, .. } = self;
+        let mut settle = Settle { now, streams, paths, spare, acks: None };
         recovery.path_gone(id.0, &mut |fate, sent| settle.packet(fate, sent));
         self.on_path.retain(|p| p.id != id.0);
     }
@@ -676,6 +701,7 @@ impl Session {
                 self.in_use_since = None;
                 // Dormant, perhaps for hours: thousands of such associations must be cheap.
                 self.recovery.rest();
+                self.spare_records = SpareRecords::default();
                 self.acks.rest();
                 self.streams.rest();
             }
@@ -821,6 +847,7 @@ impl Session {
             + self.replay.footprint()
             + self.recovery.footprint()
             + records
+            + self.spare_records.footprint()
             + self.acks.footprint()
             + self.paths.footprint()
             + self.streams.footprint()
@@ -844,5 +871,6 @@ struct Settle<'a> {
     now: Instant,
     streams: &'a mut Streams,
     paths: &'a mut Paths,
+    spare: &'a mut SpareRecords,
     acks: Option<&'a mut AckTracker>,
 }

@@ -192,8 +192,8 @@ impl Session {
     }
 
     fn on_ack(&mut self, now: Instant, ack: &AckView<'_>) -> Result<(), Stop> {
-        let Self { recovery, on_path, streams, paths, counts, acks, .. } = self;
-        let mut settle = Settle { now, streams, paths, acks: Some(acks) };
+        let Self { recovery, spare_records: spare, on_path, streams, paths, counts, acks, .. } = self;
+        let mut settle = Settle { now, streams, paths, spare, acks: Some(acks) };
         let summary = recovery
             .on_ack(now, ack, on_path, &mut |fate, sent| settle.packet(fate, sent))
             .map_err(|_| Stop::Violation(Violation::Acknowledgement))?;
@@ -256,5 +256,6 @@ impl Settle<'_> {
                 Record::Ack(_) | Record::Migrate(_) | Record::SizeProbe(_) => {}
             }
         }
+        self.spare.put(sent.record);
     }
 }

@@ -254,7 +254,7 @@ impl Session {
         }
         self.write_token(&mut w).ok()?;
         if let Some(largest) = self.acks.write(now, &mut w) {
-            records.push(Record::Ack(largest));
+            records.push(Record::Ack(largest), &mut self.spare_records);
         }
         let before = w.used();
         if allowed {
@@ -268,9 +268,10 @@ impl Session {
                 w.u8(frame::PING).ok()?;
             }
             let asked = w.used();
+            let spare = &mut self.spare_records;
             self.streams.write(&mut w, &mut |sent| {
                 // A frame without a place is taken back by the streams: it must not be recorded.
-                records.push(Record::Stream(sent))
+                records.push(Record::Stream(sent), spare)
             });
             // A request alone is worth no packet.
             if w.used() == asked {
