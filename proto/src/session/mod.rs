@@ -221,6 +221,7 @@ type Others = heapless::Vec<Record, { MAX_RECORDS - 2 }>;
 
 /// Room of packets that are settled, for the next ones: traffic that goes on asks for no memory.
 #[derive(Debug, Default)]
+#[allow(clippy::vec_box)] // the boxes themselves are what is used again
 struct SpareRecords(Vec<Box<Others>>);
 
 impl SpareRecords {
