@@ -6,7 +6,7 @@ use net_sdk::{DownReason, Drained, Error, Reliable, Runtime};
 use net_shell::conformance::Env;
 use net_shell::conformance::help::{spawn, spawn_polled};
 
-use super::sdk::{fill, opened, pair};
+use super::sdk::{WAITS, fill, opened, pair_that_fills};
 use crate::blocking_runtime::Threads;
 
 /// Starts a node on `runtime`, lets another runtime wait in every call, and ends the first one: every
@@ -19,7 +19,7 @@ pub fn runtime_ends(runtime: Arc<dyn Runtime>, end: impl FnOnce()) {
     let watching: Arc<dyn Runtime> = Arc::new(observer.clone());
     observer.block_on(async {
         let env = Env::pair(runtime, watching, "ended");
-        let (a, b, peer) = pair(&env).await;
+        let (a, b, peer) = pair_that_fills(&env).await;
         let (tx, _rx) = opened(&b, &peer, Reliable).await;
         fill(&tx, 10_000);
         let mut waits = Vec::new();
@@ -33,7 +33,7 @@ pub fn runtime_ends(runtime: Arc<dyn Runtime>, end: impl FnOnce()) {
         wait!("accept_stream", a => matches!(a.accept_stream().await, Err(Error::Shutdown)));
         wait!("accept_stream of a peer", peer => peer.accept_stream().await.is_err());
         wait!("closed", peer => peer.closed().await == DownReason::Shutdown);
-        wait!("send", tx => matches!(tx.send(&[1; 10_000]).await, Err(Error::Shutdown)));
+        wait!("send", tx => matches!(tx.send(&WAITS).await, Err(Error::Shutdown)));
         wait!("recv", tx => matches!(tx.recv().await, Err(Error::Shutdown)));
         wait!("flush", tx => tx.flush().await.is_err());
         let mut events = a.events();

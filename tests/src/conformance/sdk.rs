@@ -24,7 +24,21 @@ pub(super) async fn start(builder: MeshBuilder) -> Mesh {
 
 /// A node here that is connected to a node there.
 pub(super) async fn pair(env: &Env) -> (Mesh, Mesh, Peer) {
-    let b = start(there(env)).await;
+    pair_with(env, there(env)).await
+}
+
+/// The same, and the node there takes [`LITTLE`] of what nobody reads.
+pub(super) async fn pair_that_fills(env: &Env) -> (Mesh, Mesh, Peer) {
+    pair_with(env, there(env).stream_window(LITTLE as u64)).await
+}
+
+const LITTLE: usize = 64 << 10;
+
+/// Waits after [`fill`] in a [`pair_that_fills`]: acknowledgements that come later give back at most [`LITTLE`].
+pub(super) const WAITS: [u8; LITTLE + 20_000] = [8; LITTLE + 20_000];
+
+async fn pair_with(env: &Env, there: MeshBuilder) -> (Mesh, Mesh, Peer) {
+    let b = start(there).await;
     let a = start(here(env).mesh(b.secret())).await;
     let peer = a.connect(b.ticket()).await.expect("connected");
     (a, b, peer)
@@ -190,7 +204,7 @@ pub(super) async fn fire_and_forget_delivers_at_most_once(env: Env) {
 }
 
 pub(super) async fn a_batch_goes_whole_or_not_at_all(env: Env) {
-    let (_a, b, peer) = pair(&env).await;
+    let (_a, b, peer) = pair_that_fills(&env).await;
     let (tx, rx) = opened(&b, &peer, Reliable).await;
     let filled = fill(&tx, 10_000);
     let batch: Vec<Vec<u8>> = (0..20u8).map(|i| vec![i; 10_000]).collect();
@@ -210,12 +224,12 @@ pub(super) async fn a_batch_goes_whole_or_not_at_all(env: Env) {
 }
 
 pub(super) async fn try_send_fails_where_send_waits(env: Env) {
-    let (_a, b, peer) = pair(&env).await;
+    let (_a, b, peer) = pair_that_fills(&env).await;
     let (tx, rx) = opened(&b, &peer, Reliable).await;
     let filled = fill(&tx, 10_000);
     assert!(filled > 0);
     let sender = tx.clone();
-    let waits = spawn_polled(&*env.here, async move { sender.send(&[8; 10_000]).await }).await;
+    let waits = spawn_polled(&*env.here, async move { sender.send(&WAITS).await }).await;
     assert!(waits.try_recv().is_err());
     for _ in 0..filled {
         assert_eq!(next(&rx).await.expect("a message")[0], 7);
@@ -298,11 +312,11 @@ pub(super) async fn a_reset_tells_its_code(env: Env) {
 }
 
 pub(super) async fn a_stop_tells_its_code(env: Env) {
-    let (_a, b, peer) = pair(&env).await;
+    let (_a, b, peer) = pair_that_fills(&env).await;
     let (tx, rx) = opened(&b, &peer, Reliable).await;
     fill(&tx, 10_000);
     let sender = tx.clone();
-    let waits = spawn_polled(&*env.here, async move { sender.send(&[1; 10_000]).await }).await;
+    let waits = spawn_polled(&*env.here, async move { sender.send(&WAITS).await }).await;
     rx.stop(5);
     let stopped = waits.recv().await.expect("the sender ends");
     assert!(matches!(stopped, Err(Error::Stopped(5))), "{stopped:?}");
@@ -415,7 +429,7 @@ pub(super) async fn a_disconnect_tells_both_sides(env: Env) {
 }
 
 pub(super) async fn a_shutdown_answers_everybody_who_waits(env: Env) {
-    let (a, b, peer) = pair(&env).await;
+    let (a, b, peer) = pair_that_fills(&env).await;
     let (tx, _rx) = opened(&b, &peer, Reliable).await;
     fill(&tx, 10_000);
     let nobody = {
@@ -436,7 +450,7 @@ pub(super) async fn a_shutdown_answers_everybody_who_waits(env: Env) {
     wait!("accept_stream of a peer", peer => peer.accept_stream().await.is_err());
     wait!("closed", peer => peer.closed().await == DownReason::Shutdown);
     wait!("connect", a, nobody => a.connect(nobody).await.is_err());
-    wait!("send", tx => tx.send(&[1; 10_000]).await.is_err());
+    wait!("send", tx => tx.send(&WAITS).await.is_err());
     wait!("send_batch", tx => tx.send_batch(&[[1; 10_000]; 3]).await.is_err());
     wait!("recv", tx => tx.recv().await.is_err());
     wait!("recv_with", tx => tx.recv_with(|_| ()).await.is_err());
