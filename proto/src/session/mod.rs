@@ -7,6 +7,7 @@ pub mod aead;
 mod epoch;
 mod frame;
 mod receive;
+mod records;
 mod stats;
 mod transmit;
 
@@ -18,7 +19,6 @@ pub use receive::Arrived;
 pub use stats::{Noise, PathStats, PeerStats};
 pub use transmit::Batch;
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -29,14 +29,13 @@ use crate::entropy::Entropy;
 use crate::identity::{EntityId, Incarnation};
 use crate::path::{self, Path, PathEvent, PathId, Paths};
 use crate::recovery::{AckTracker, Algorithm, Fate, PathRecovery, Recovery, Timeout};
-use crate::stream::{self, Limits, Pool, SentFrame, StreamId, Streams};
+use crate::stream::{self, Limits, Pool, StreamId, Streams};
 use crate::time::{Duration, Instant, Reason, earlier, nanos};
 
 use aead::{Cipher, CipherSuite};
 use epoch::Epochs;
+use records::{Record, Records, SpareRecords};
 
-/// Frames of one packet that recovery remembers; the packet is closed when there are more.
-const MAX_RECORDS: usize = 8;
 /// Keep-alive of associations beyond the most recently used.
 const SLOW_KEEP_ALIVE: Duration = Duration::from_secs(25);
 /// Challenges remembered that came first over another path than the one in use; the oldest goes first.
@@ -194,79 +193,6 @@ pub enum Event {
     Path(Path),
     /// The session is over; it must be dropped.
     Gone(DownReason),
-}
-
-/// What recovery remembers of a frame.
-#[derive(Clone, Copy, Debug)]
-enum Record {
-    /// A frame of the streams.
-    Stream(SentFrame),
-    /// An acknowledgement up to this packet number.
-    Ack(u64),
-    /// MIGRATE, with its number.
-    Migrate(u64),
-    /// The size of a size probe.
-    SizeProbe(u16),
-}
-
-/// What recovery remembers of the frames of one packet. Nearly all have one or two, and many packets are
-/// remembered at a time, so only these lie in place.
-#[derive(Debug, Default)]
-struct Records {
-    first: [Option<Record>; 2],
-    others: Option<Box<Others>>,
-}
-
-type Others = heapless::Vec<Record, { MAX_RECORDS - 2 }>;
-
-/// Room of packets that are settled, for the next ones: traffic that goes on asks for no memory.
-#[derive(Debug, Default)]
-#[allow(clippy::vec_box)] // the boxes themselves are what is used again
-struct SpareRecords(Vec<Box<Others>>);
-
-impl SpareRecords {
-    const MOST: usize = 32;
-
-    fn put(&mut self, records: Records) {
-        if let Some(mut others) = records.others
-            && self.0.len() < Self::MOST
-        {
-            others.clear();
-            self.0.push(others);
-        }
-    }
-
-    fn footprint(&self) -> u64 {
-        (self.0.capacity() * size_of::<Box<Others>>() + self.0.len() * size_of::<Others>()) as u64
-    }
-}
-
-impl Records {
-    const fn new() -> Self {
-        Self { first: [None; 2], others: None }
-    }
-
-    fn of(record: Record) -> Self {
-        Self { first: [Some(record), None], others: None }
-    }
-
-    /// Whether there was a place for it.
-    fn push(&mut self, record: Record, spare: &mut SpareRecords) -> bool {
-        if let Some(place) = self.first.iter_mut().find(|place| place.is_none()) {
-            *place = Some(record);
-            return true;
-        }
-        self.others.get_or_insert_with(|| spare.0.pop().unwrap_or_default()).push(record).is_ok()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Record> {
-        self.first.iter().flatten().chain(self.others.iter().flat_map(|others| others.iter()))
-    }
-
-    /// Bytes on the heap now.
-    fn footprint(&self) -> u64 {
-        self.others.as_deref().map_or(0, |others| size_of_val(others) as u64)
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
