@@ -217,7 +217,7 @@ impl PathRecovery {
 
     /// The pacing rate.
     pub fn rate(&self) -> Rate {
-        Rate::new(self.congestion.window(), self.rtt.smoothed(), self.congestion.in_slow_start())
+        Rate::new(self.congestion.window(), &self.rtt, self.congestion.in_slow_start())
     }
 
     /// Bytes in flight.

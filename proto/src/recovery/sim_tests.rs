@@ -278,7 +278,7 @@ fn cubic_leaves_reno_three_tenths() {
 fn the_pacer_spreads_a_window_over_its_round_trip() {
     let mut path = PathRecovery::new(0, Instant::ZERO, SIZE as u16, Algorithm::Cubic);
     path.rtt.update(Duration::from_millis(100), Duration::ZERO);
-    let rate = crate::congestion::Rate::new(100 * SIZE, Duration::from_millis(100), false);
+    let rate = crate::congestion::Rate::new(100 * SIZE, &path.rtt, false);
     let mut pacer = crate::congestion::Pacer::new(Instant::ZERO);
     let mut now = Instant::ZERO;
     let mut left: VecDeque<Instant> = VecDeque::new();
