@@ -228,8 +228,8 @@ fn what_an_outbox_holds_is_sent_by_whatever_life_comes_next() {
             bus.bus().close();
             soon("stop", bus.bus().stop()).await;
             let closed = soon("shutdown", bus.shutdown()).await;
-            assert_eq!(closed.lost, names.len() as u64);
-            assert!(closed.ledger.balances() && closed.ledger.queued == 0, "{closed:?}");
+            assert_eq!((closed.lost, closed.kept), (0, names.len() as u64));
+            assert!(closed.ledger.balances() && closed.ledger.queued == closed.kept, "{closed:?}");
             drop(bus);
             engine.set(Faults::default());
             let bus = build(1, 5).await.unwrap();
@@ -246,6 +246,122 @@ fn what_an_outbox_holds_is_sent_by_whatever_life_comes_next() {
             std::fs::remove_dir_all(&dir).unwrap();
         });
     }
+}
+
+/// The engine takes a while to come; whoever shuts down does not have to wait for it first.
+#[test]
+fn a_shutdown_waits_for_the_engine_also_behind_an_outbox() {
+    both(|_| async {
+        for durable in [true, false] {
+            let dir = fresh("bus-depth");
+            let engine = Engine::new();
+            engine.set(Faults { refuse_links: 2, ..Faults::default() });
+            let bus = Net::builder().shards(2).outbox(&dir).adapter(engine.adapter()).build().await.unwrap();
+            for n in 0..100u8 {
+                bus.emit_to(u16::from(n) % 2, [n]).unwrap();
+            }
+            if durable {
+                soon("durable", bus.emit_durable(b"last")).await.unwrap();
+            }
+            let closed = soon("shutdown", bus.shutdown()).await;
+            let all = 100 + u64::from(durable);
+            assert_eq!((closed.lost, closed.kept, closed.ledger.delivered), (0, 0, all), "{closed:?}");
+            assert_eq!((engine.taken(0).len() + engine.taken(1).len()) as u64, all);
+            drop(bus);
+            std::fs::remove_dir_all(&dir).unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_a_dead_engine_did_not_get_is_kept_and_not_lost() {
+    both(|_| async {
+        let dir = fresh("bus-kept");
+        let engine = Engine::new();
+        let build = |limit| {
+            let builder = Net::builder().shards(2).outbox(&dir).adapter_timeout(limit);
+            builder.adapter(engine.adapter()).build()
+        };
+        let bus = build(Duration::from_millis(100)).await.unwrap();
+        bus.emit_to(0, b"there").unwrap();
+        soon("engine", async {
+            while engine.taken(0).is_empty() || bus.stats().ledger.queued > 0 {
+                net_sdk::rt::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        engine.set(Faults { down: true, ..Faults::default() });
+        let names: BTreeSet<_> = (0..7u8).map(|n| bus.emit_to(u16::from(n) % 2, [n]).unwrap().id).collect();
+        let closed = soon("shutdown", bus.shutdown()).await;
+        assert_eq!((closed.lost, closed.kept, closed.ledger.queued), (0, 7, 7), "{closed:?}");
+        assert_eq!((closed.ledger.delivered, closed.ledger.balances()), (1, true));
+        let again = soon("shutdown", bus.shutdown()).await;
+        assert_eq!((again.lost, again.kept), (0, 7), "the same balance");
+        drop(bus);
+        engine.set(Faults::default());
+        let bus = build(Duration::from_secs(30)).await.unwrap();
+        let closed = soon("shutdown", bus.shutdown()).await;
+        assert_eq!((closed.lost, closed.kept, closed.ledger.delivered), (0, 0, 7), "{closed:?}");
+        let taken: BTreeSet<_> = [engine.taken(0), engine.taken(1)].concat().into_iter().collect();
+        assert!(taken.is_superset(&names) && taken.len() == 8);
+        drop(bus);
+        std::fs::remove_dir_all(&dir).unwrap();
+    });
+}
+
+/// What never reached the disk is lost and told; what did is kept. Nobody waits for the engine in vain.
+#[test]
+fn a_shutdown_after_the_outbox_failed_tells_what_is_lost_and_what_is_kept() {
+    both(|_| async {
+        let dir = fresh("bus-broken-outbox");
+        let engine = Engine::new();
+        let hour = Duration::from_secs(3600);
+        let builder = Net::builder().shards(1).outbox(&dir).outbox_segment(64).adapter_timeout(hour);
+        let bus = builder.adapter(engine.adapter()).build().await.unwrap();
+        bus.emit_durable(b"there").await.unwrap();
+        // No file can be made any more.
+        std::fs::remove_dir_all(&dir).unwrap();
+        let why = soon("failure", async {
+            loop {
+                if let Err(why) = bus.emit_durable([0; 100]).await {
+                    break why;
+                }
+            }
+        })
+        .await;
+        assert!(matches!(why, SdkError::Outbox(_)), "{why:?}");
+        let closed = soon("shutdown", bus.shutdown()).await;
+        assert!(closed.lost > 0 && closed.ledger.balances(), "{closed:?}");
+        assert_eq!(closed.ledger.delivered, engine.taken(0).len() as u64);
+        assert_eq!(closed.ledger.queued, closed.kept);
+    });
+}
+
+#[test]
+fn a_bus_that_is_dropped_ends_by_itself() {
+    both(|_| async {
+        for down in [false, true] {
+            let dir = fresh("bus-dropped");
+            let engine = Engine::new();
+            engine.set(Faults { refuse_links: 1, ..Faults::default() });
+            let limit = Duration::from_millis(if down { 50 } else { 3_600_000 });
+            let builder = Net::builder().shards(2).outbox(&dir).adapter_timeout(limit);
+            let bus = builder.adapter(engine.adapter()).build().await.unwrap();
+            engine.set(Faults { refuse_links: 1, down, ..Faults::default() });
+            (0..50u8).for_each(|n| _ = bus.emit_to(u16::from(n) % 2, [n]).unwrap());
+            let tasks = Arc::downgrade(bus.bus());
+            drop(bus);
+            soon("the end of its tasks", async {
+                while tasks.upgrade().is_some() {
+                    net_sdk::rt::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .await;
+            let taken = engine.taken(0).len() + engine.taken(1).len();
+            assert_eq!(taken, if down { 0 } else { 50 }, "an engine that is there gets everything");
+            std::fs::remove_dir_all(&dir).unwrap();
+        }
+    });
 }
 
 #[test]

@@ -45,7 +45,8 @@ pub struct Ledger {
     /// Events that reached the engine; on memory, events that were read (by every subscriber that
     /// holds, or by anybody where none does).
     pub delivered: u64,
-    /// Events on their way: in the log, or sent and not acknowledged.
+    /// Events on their way: in the log, or sent and not acknowledged. After the end: those that an outbox
+    /// keeps for the next life of the producer.
     pub queued: u64,
     /// Events that will never be delivered.
     pub lost: Losses,

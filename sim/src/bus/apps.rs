@@ -111,6 +111,7 @@ pub async fn producer(seat: Seat, boot: u64) {
         sometimes!("an outbox failed", failed);
         truth.closes(life, closed, failed);
         sometimes!("a shutdown gave events up", closed.lost > 0);
+        sometimes!("a shutdown left events to the next life", closed.kept > 0);
         if quiet {
             truth.finishes(life);
         }

@@ -207,7 +207,7 @@ impl Truth {
         let of = &mut book.lives[life];
         (of.closed, of.failed) = (Some(closed), failed);
         let (node, ledger) = (of.node, closed.ledger);
-        if ledger.queued > 0 || closed.lost != ledger.lost.shutdown {
+        if ledger.queued != closed.kept || closed.lost != ledger.lost.shutdown {
             book.fail(node, format!("lost: a shutdown answered {closed:?}"));
         }
     }
@@ -216,10 +216,10 @@ impl Truth {
     pub fn finishes(&self, life: usize) {
         let mut book = self.book();
         let of = &book.lives[life];
-        let (node, lost) = (of.node, of.closed.map_or(1, |c| c.lost));
+        let (node, lost) = (of.node, of.closed.map_or(1, |c| c.lost + c.kept));
         book.finished.insert(node);
         if lost > 0 {
-            book.fail(node, format!("lost: {lost} events given up with everything healed"));
+            book.fail(node, format!("lost: {lost} events given up or kept with everything healed"));
         }
     }
 

@@ -85,13 +85,8 @@ pub async fn run(args: BusEmit, config: &Config, output: Output) -> Result<()> {
         Err(failure) if matches!(failure.code, Code::Unreachable | Code::Refused) => Ok(()),
         _ => emitter.settle(args.outbox.is_some()).await,
     };
-    let before = open.bus.stats().ledger;
     let mut closed = open.bus.shutdown().await;
-    // What an outbox keeps is not given up.
-    let kept = match args.outbox {
-        Some(_) => (before.queued + before.delivered).saturating_sub(closed.ledger.delivered),
-        None => 0,
-    };
+    let kept = closed.kept;
     if let Some(echo) = echo {
         echo.await.map_err(Failure::failed)??;
         // By now its reader has read to the end.

@@ -8,9 +8,11 @@ mod mesh;
 mod read;
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::Duration;
 
 pub use builder::NetBuilder;
@@ -77,9 +79,12 @@ pub struct Flushed {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Closed {
-    /// Events that were given up: nobody has read them, or the engine did not get them. Those of a bus that
-    /// was over before, for instance because its outbox failed, too.
+    /// Events that were given up: nobody has read them, or the engine did not get them and no outbox keeps
+    /// them. Those of a bus that was over before, for instance because its outbox failed, too.
     pub lost: u64,
+    /// Events that the engine does not have and the outbox keeps: the next life sends them under the same ids.
+    /// The balance has them as `queued`. 0 without an outbox.
+    pub kept: u64,
     /// The final balance.
     pub ledger: Ledger,
 }
@@ -107,7 +112,7 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.bus.close();
+        self.bus.close_within(self.timeout);
     }
 }
 
@@ -301,8 +306,8 @@ impl Net {
         for (shard, at) in &targets {
             let Some(cell) = bus.cell(*shard) else { continue };
             let safe = poll_fn(|cx| {
-                if let std::task::Poll::Ready(safe) = cell.poll_safe(*at, cx) {
-                    return std::task::Poll::Ready(Some(safe));
+                if let Poll::Ready(safe) = cell.poll_safe(*at, cx) {
+                    return Poll::Ready(Some(safe));
                 }
                 timer.poll(cx, Some(deadline)).map(|()| None)
             })
@@ -364,16 +369,29 @@ impl Net {
     /// Takes nothing more, waits for the engine as long as [`NetBuilder::adapter_timeout`] says, and
     /// ends. On memory, subscriptions that exist read to the end, whenever they do.
     ///
-    /// What it gave up is in the answer. With an outbox it waits for the disk, not for the engine: what the
-    /// engine does not have by then counts as given up by this life, and the next life sends it. Who wants
-    /// to leave nothing behind waits until [`NetStats::ledger`] has nothing `queued`. A second call answers with the same balance and `lost` 0.
-    /// Dropping the future does not undo it.
+    /// What it gave up is in the answer. With an outbox nothing that is on disk is given up: what the engine
+    /// does not have by then is `kept`, and the next life sends it. A second call answers with the same balance
+    /// and `lost` 0. Dropping the future does not undo it.
+    ///
+    /// When the last handle is dropped without this, the tasks go on by themselves, for as long at most, and
+    /// nobody is told.
     pub async fn shutdown(&self) -> Closed {
         let bus = &self.inner.bus;
         bus.close();
         if let Some(adapter) = bus.adapter() {
-            // An error here is in the balance: what was not confirmed is lost.
+            let deadline = bus.runtime().now() + self.inner.timeout;
+            // An error here is in the balance: what was not confirmed is lost, or kept.
             let _ = self.flush().await;
+            if bus.has_outbox() {
+                // The flush was for the disk; this is for the engine.
+                let mut drained = pin!(bus.drained());
+                let mut timer = bus.runtime().timer();
+                poll_fn(|cx| match drained.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(()),
+                    Poll::Pending => timer.poll(cx, Some(deadline)),
+                })
+                .await;
+            }
             bus.stop().await;
             self.abandon();
             if let Err(error) = adapter.shutdown().await {
@@ -383,6 +401,7 @@ impl Net {
         self.abandon();
         let ledger = bus.ledger();
         let told = self.inner.told.swap(ledger.lost.shutdown, AcqRel);
-        Closed { lost: ledger.lost.shutdown.saturating_sub(told), ledger }
+        let kept = if bus.has_outbox() { ledger.queued } else { 0 };
+        Closed { lost: ledger.lost.shutdown.saturating_sub(told), kept, ledger }
     }
 }

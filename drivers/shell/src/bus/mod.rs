@@ -25,7 +25,7 @@ use net_proto::bus::{
 };
 use net_proto::planted;
 use net_proto::storage::Storage;
-use net_proto::time::{Instant, nanos};
+use net_proto::time::{Duration, Instant, nanos};
 
 use crate::bell::{Bell, lock};
 use crate::runtime::Runtime;
@@ -66,6 +66,8 @@ pub struct Bus {
     active: AtomicU16,
     producers: AtomicU64,
     closed: AtomicBool,
+    /// When tasks of a closed bus end that nobody waits for, whatever the engine has.
+    linger: OnceLock<Instant>,
     pumps: Mutex<BTreeMap<Shard, Arc<PumpShared>>>,
     outbox: OnceLock<Arc<OutboxShared>>,
     /// Wakes the task that changes the number of shards.
@@ -92,6 +94,7 @@ impl Bus {
             active: AtomicU16::new(config.shards.max(1)),
             producers: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            linger: OnceLock::new(),
             pumps: Mutex::default(),
             outbox: OnceLock::new(),
             scaling: OnceLock::new(),
@@ -193,6 +196,25 @@ impl Bus {
     /// Events that were sent to the engine again.
     pub fn resent(&self) -> u64 {
         lock(&self.pumps).values().map(|pump| pump.resent()).sum()
+    }
+
+    /// After [`Bus::close`]: waits until the engine has everything, or an outbox that failed lets no more go.
+    /// With an engine that does not answer that never comes; dropping the future has no effect.
+    pub async fn drained(&self) {
+        let pumps: Vec<_> = lock(&self.pumps).values().cloned().collect();
+        for pump in pumps {
+            pump.over().await;
+        }
+    }
+
+    /// As [`Bus::close`], when nobody waits for the end: the tasks go on by themselves for at most so long.
+    pub fn close_within(&self, limit: Duration) {
+        self.linger.get_or_init(|| self.runtime.now() + limit);
+        self.close();
+    }
+
+    fn linger(&self) -> Option<Instant> {
+        self.linger.get().copied()
     }
 
     /// After [`Bus::close`]: ends the tasks, whatever is under way, and waits for them.

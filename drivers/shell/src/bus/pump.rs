@@ -158,22 +158,37 @@ impl Pump {
                 continue;
             }
             let depth = self.depth(cell);
-            if depth == 0 && self.pipeline.under_way() == 0 && cell.is_closed() {
+            let closed = cell.is_closed();
+            if closed && (self.is_done(cell, depth) || bus.linger().is_some_and(|end| end <= now)) {
                 self.end(cell);
                 return Poll::Ready(());
             }
             if depth == 0 {
                 let next = cell.reader_next(self.reader);
-                if !cell.is_closed() && !cell.may_sleep(next, true, &self.shared.bell) {
+                // What the outbox does not have yet is still to come, also once nothing more is taken.
+                if closed {
+                    cell.listen(&self.shared.bell);
+                    if self.depth(cell) > 0 {
+                        continue;
+                    }
+                } else if !cell.may_sleep(next, true, &self.shared.bell) {
                     continue;
                 }
             }
             let at = self.pipeline.poll_timeout(now, depth).map(|(at, _)| at);
+            let end = bus.linger().filter(|_| closed);
+            let at = at.into_iter().chain(end).min();
             match self.timer.poll(cx, at) {
                 Poll::Ready(()) if at.is_some_and(|at| at <= bus.runtime().now()) => {}
                 _ => return Poll::Pending,
             }
         }
+    }
+
+    /// Whether everything that a closed shard holds is in the engine, or can never come to be sent.
+    fn is_done(&self, cell: &ShardCell, depth: u64) -> bool {
+        let all = || cell.reader_next(self.reader) >= cell.range().1 || self.bus.outbox_error().is_some();
+        depth == 0 && self.pipeline.under_way() == 0 && all()
     }
 
     fn depth(&self, cell: &ShardCell) -> u64 {

@@ -427,10 +427,13 @@ impl ShardCell {
             refused: c.refused,
         };
         if core.external {
-            // What left the log is on its way until the engine has it, or nobody sends it any more.
-            let sent = c.read.saturating_sub(core.delivered);
+            // What left the log is on its way until the engine has it, or nobody sends it any more. Of that
+            // the next life sends what an outbox has.
+            let left = c.read.saturating_sub(core.delivered) + c.lost.shutdown;
+            let queued = if core.over { left.min(core.safe - core.acked) } else { left - c.lost.shutdown };
             ledger.delivered = core.delivered;
-            *(if core.over { &mut ledger.lost.shutdown } else { &mut ledger.queued }) += sent;
+            ledger.queued += queued;
+            ledger.lost.shutdown = left - queued;
         }
         ledger
     }
