@@ -3,13 +3,20 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use common::{fresh, soon};
+use net_proto::storage::Storage;
+use net_proto::time::{Duration, Instant, WallClock};
 use net_sdk::net::{
     Backpressure, Cursor, Filter, Item, Op, Ordering, PollRequest, ReadOptions, SubscribeOptions, Typed,
 };
 use net_sdk::{Net, Runtime, SdkError};
+use net_shell::runtime::{Bound, BoxFuture, Timer, UdpOptions};
 use serde::{Deserialize, Serialize};
 
 /// Runs a test on tokio and on smol.
@@ -290,5 +297,114 @@ fn an_identity_file_is_kept_locked_and_never_repaired() {
             assert_eq!(std::fs::read(&path).unwrap(), wrong, "left untouched");
         }
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    });
+}
+
+/// Shards that come to take events while somebody reads, and retire again, are read from their first to their last.
+#[test]
+fn shards_that_come_and_go_are_read() {
+    both(|| async {
+        let bus = Net::builder().shards(1).max_shards(4).build().await.unwrap();
+        let mut sub = bus.subscribe().await.unwrap();
+        let mut cursor = bus.poll(PollRequest::new()).await.unwrap().cursor;
+        let (mut emitted, mut read, mut polled) = (Vec::new(), Vec::new(), Vec::new());
+        for active in [1, 4, 2, 3, 1] {
+            bus.bus().set_active(active);
+            for n in 0..u16::from(active) * 3 {
+                emitted.push(bus.emit_to(n % active, [0]).unwrap().id);
+            }
+            // Those of a shard that has retired by now come, too.
+            bus.bus().set_active(1);
+            for _ in 0..active * 3 {
+                read.push(
+                    soon("event", sub.next()).await.unwrap().unwrap().into_event().unwrap().id.unwrap(),
+                );
+            }
+            let page = bus.poll(PollRequest::new().cursor(cursor)).await.unwrap();
+            polled.extend(page.events.iter().map(|event| event.id.unwrap()));
+            cursor = page.cursor;
+        }
+        emitted.sort_unstable();
+        read.sort_unstable();
+        polled.sort_unstable();
+        assert_eq!((&read, &polled), (&emitted, &emitted));
+        assert!(emitted.iter().any(|id| id.shard == 3));
+    });
+}
+
+/// A runtime whose wall clock says what the test wants.
+struct Clock {
+    inner: Arc<dyn Runtime>,
+    hours: AtomicU64,
+}
+
+impl Runtime for Clock {
+    fn bind(&self, at: SocketAddr, options: &UdpOptions) -> io::Result<Bound> {
+        self.inner.bind(at, options)
+    }
+    fn timer(&self) -> Box<dyn Timer> {
+        self.inner.timer()
+    }
+    fn spawn(&self, name: &'static str, task: BoxFuture) {
+        self.inner.spawn(name, task);
+    }
+    fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        self.inner.blocking(work);
+    }
+    fn storage(&self, dir: &Path) -> io::Result<Box<dyn Storage>> {
+        self.inner.storage(dir)
+    }
+    fn now(&self) -> Instant {
+        self.inner.now()
+    }
+    fn wall(&self) -> WallClock {
+        let unix = Duration::from_secs(3600 * self.hours.load(SeqCst));
+        WallClock { unix, ..self.inner.wall() }
+    }
+    fn entropy(&self) -> [u8; 32] {
+        self.inner.entropy()
+    }
+}
+
+/// Names rise whatever the clock says, and within a life times do.
+#[test]
+fn a_clock_that_jumps_makes_no_name_twice() {
+    both(|| async {
+        let path = fresh("bus-clock").join("producer");
+        let inner = net_sdk::rt::current().unwrap();
+        let clock = Arc::new(Clock { inner, hours: AtomicU64::new(500_000) });
+        let mut last = None;
+        for hours in [500_000, 400_000, 600_000, 1, 0] {
+            clock.hours.store(hours, SeqCst);
+            let bus = Net::builder().shards(1).producer_nonce_path(&path).runtime(clock.clone());
+            let bus = bus.build().await.unwrap();
+            let a = bus.emit_raw("a").unwrap();
+            clock.hours.store(hours / 2, SeqCst);
+            let b = bus.emit_raw("b").unwrap();
+            assert!(a.timestamp < b.timestamp && a.id < b.id);
+            assert!(last.replace(b.id).is_none_or(|last| last < a.id), "{last:?} {a:?}");
+        }
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    });
+}
+
+/// One event that cannot be taken keeps none of the others out, and each has its own answer.
+#[test]
+fn a_batch_says_what_came_of_each_event() {
+    both(|| async {
+        let bus = Net::builder().shards(1).max_event(10).buffer_capacity(3).build().await.unwrap();
+        let sub = bus.subscribe().await.unwrap();
+        let told = bus.emit_raw_batch(&[&b"a"[..], &[0; 11], b"", b"b", b"c"]);
+        let ok: Vec<_> = told.iter().map(Result::is_ok).collect();
+        assert_eq!(ok, [true, false, true, true, false], "{told:?}");
+        assert!(matches!(told[1], Err(SdkError::TooLarge { len: 11, limit: 10 })));
+        assert!(matches!(told[4], Err(SdkError::Backpressure)));
+        drop(sub);
+        let told = bus.emit_batch(&[1.5, f64::from(u8::MAX)]);
+        assert!(told.iter().all(Result::is_ok), "{told:?}");
+        let told = bus.emit_batch(&[BTreeMap::from([((1, 2), 3)]), BTreeMap::new()]);
+        assert!(matches!(&told[..], [Err(SdkError::Serialization(_)), Ok(_)]), "{told:?}");
+        bus.shutdown().await;
+        assert!(bus.emit_raw_batch(&["x"]).iter().all(|told| matches!(told, Err(SdkError::Shutdown))));
     });
 }

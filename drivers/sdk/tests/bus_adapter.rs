@@ -147,6 +147,52 @@ fn polls_page_through_an_engine_and_losses_are_told() {
 }
 
 #[test]
+fn a_long_poll_asks_for_long_pages() {
+    both(|_| async {
+        for (shards, questions) in [(1, 4), (4, 4)] {
+            let engine = Engine::new();
+            let bus = Net::builder().shards(shards).adapter(engine.adapter()).build().await.unwrap();
+            (0..10_000u16).for_each(|n| _ = bus.emit_to(n % shards, n.to_le_bytes()).unwrap());
+            soon("flush", bus.flush()).await.unwrap();
+            let page = bus.poll(PollRequest::new().limit(10_000)).await.unwrap();
+            assert_eq!(page.events.len(), 10_000);
+            assert!(engine.reads() <= questions, "{} questions, {shards} shards", engine.reads());
+            let first = bus.poll(PollRequest::new().limit(3)).await.unwrap();
+            assert_eq!(first.events.len(), 3);
+        }
+    });
+}
+
+/// Somebody else begins to write, or goes on with more shards.
+#[test]
+fn a_subscription_finds_shards_that_appear_later() {
+    both(|_| async {
+        let engine = Engine::new();
+        let reader = Net::builder().adapter(engine.adapter()).read_only().build().await.unwrap();
+        let mut all = reader.subscribe().await.unwrap();
+        let mut latest = reader.subscribe_with(ReadOptions::new().latest()).await.unwrap();
+        for shards in [1, 3] {
+            let writer = Net::builder().shards(shards).adapter(engine.adapter()).build().await.unwrap();
+            let names: BTreeSet<_> =
+                (0..30u16).map(|n| writer.emit_to(n % shards, [1]).unwrap().id).collect();
+            soon("flush", writer.flush()).await.unwrap();
+            for sub in [&mut all, &mut latest] {
+                let mut seen = BTreeSet::new();
+                while seen.len() < names.len() {
+                    let item = soon("event", sub.next()).await.unwrap().unwrap();
+                    assert!(seen.insert(item.into_event().unwrap().id.unwrap()), "each once");
+                }
+                assert_eq!(seen, names, "from the first on");
+            }
+            writer.shutdown().await;
+        }
+        let cursor = all.cursor();
+        assert_eq!(cursor, latest.cursor());
+        assert!(reader.poll(PollRequest::new().cursor(cursor)).await.unwrap().events.is_empty());
+    });
+}
+
+#[test]
 fn the_outbox_replays_what_the_engine_does_not_have_under_its_old_names() {
     both(|_| async {
         let dir = fresh("bus-outbox");

@@ -38,6 +38,10 @@ const YIELD: usize = 4096;
 const LIMIT: usize = 100;
 /// Most events that one poll looks at; a filter that matches less than it finds has more to poll.
 const MAX_LOOKED: usize = 1 << 21;
+/// Events of one shard before the next has its turn in a poll.
+const TURN: usize = 64;
+/// Most events of a shard that a poll asks an engine for at a time.
+const PAGE: usize = 4096;
 /// Most events of one poll.
 const MAX_LIMIT: usize = 1 << 20;
 
@@ -71,7 +75,8 @@ impl ReadOptions {
         self
     }
 
-    /// Only these shards.
+    /// Only these shards. Without it: all that there are, and for subscriptions those that appear later, from their
+    /// first event.
     pub fn shards(mut self, shards: impl IntoIterator<Item = Shard>) -> Self {
         self.shards = Some(shards.into_iter().collect());
         self
@@ -147,7 +152,10 @@ impl Net {
             let range = format!("1 to {MAX_LIMIT}");
             return Err(SdkError::Limit { what: "limit", value: limit as u64, limit: range });
         }
-        let mut reader = self.reader(&request, false).await?.turn_of(limit.clamp(1, 64));
+        let reader = self.reader(&request, false).await?;
+        // Its share of each shard at a time, so that a question is answered with about what is wanted.
+        let share = limit.div_ceil(reader.shards().max(1)).max(limit.min(TURN)).min(PAGE);
+        let mut reader = reader.turn_of(limit.min(TURN)).page_of(share);
         let (mut events, mut lost) = (Vec::new(), Vec::new());
         let matches = |event: &StoredEvent| request.filter.as_ref().is_none_or(|f| f.matches(&event.raw));
         let mut looked = 0;
@@ -177,6 +185,7 @@ impl Net {
     /// Subscribes as the options say.
     pub async fn subscribe_with(&self, options: SubscribeOptions) -> Result<Subscription> {
         let reader = self.reader(&options, !options.lossy).await?;
+        let reader = if options.shards.is_none() { reader.finding_shards() } else { reader };
         Ok(Subscription { reader, filter: options.filter })
     }
 

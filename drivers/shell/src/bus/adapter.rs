@@ -62,7 +62,8 @@ pub trait Adapter: Send + Sync + 'static {
     /// only what comes from now on.
     fn tail<'a>(&'a self, shards: &'a [Shard]) -> BoxFut<'a, Result<Vec<(Shard, Position)>, AdapterError>>;
 
-    /// The shards that the engine holds anything of, retired ones included.
+    /// The shards that the engine holds anything of, retired ones included. Subscriptions to all shards ask
+    /// every two seconds, so that they find what others write to.
     fn shards(&self) -> BoxFut<'_, Result<Vec<Shard>, AdapterError>>;
 
     /// What is retained of each of these shards that has anything. Without a better way it looks at both ends

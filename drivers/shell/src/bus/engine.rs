@@ -34,6 +34,8 @@ struct State {
     shards: BTreeMap<Shard, Stored>,
     faults: Faults,
     wakers: Vec<Waker>,
+    /// Questions of readers.
+    reads: u64,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +91,11 @@ impl Engine {
     /// Names of all events that a shard ever took, in order, repetitions included.
     pub fn taken(&self, shard: Shard) -> Vec<EventId> {
         lock(&self.state).shards.get(&shard).map(|s| s.log.clone()).unwrap_or_default()
+    }
+
+    /// How often readers have asked for events.
+    pub fn reads(&self) -> u64 {
+        lock(&self.state).reads
     }
 
     fn take(&self, shard: Shard, events: &[Outgoing]) {
@@ -203,6 +210,7 @@ impl Adapter for EngineAdapter {
         wait: Duration,
     ) -> BoxFut<'a, Result<Vec<Page>, AdapterError>> {
         Box::pin(async move {
+            lock(&self.engine.state).reads += 1;
             let mut timer: Option<(Box<dyn Timer>, _)> =
                 lock(&self.runtime).as_ref().map(|rt| (rt.timer(), rt.now() + wait));
             std::future::poll_fn(|cx| {

@@ -8,9 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use net_proto::bus::{Cursor, EventId, Position, ReaderId, Shard, Slice};
 use net_proto::planted;
+use net_proto::time::Instant;
 
 use super::Bus;
-use super::adapter::{AdapterError, BoxFut, Incoming, Page};
+use super::adapter::{Adapter, AdapterError, BoxFut, Incoming, Page};
 use crate::bell::Bell;
 
 /// In which order a reader gets the events of several shards. Within a shard it is always the order
@@ -123,7 +124,13 @@ const SPINS: u32 = 64;
 /// Looks in a row that find something, before other tasks have their turn.
 const LOOKS: u32 = 64;
 
-type Fetch = BoxFut<'static, Result<Vec<Page>, AdapterError>>;
+/// How often a reader of all shards asks an engine which there are; and one that knows of none yet.
+const NEW_SHARDS: Duration = Duration::from_secs(2);
+const FIRST_SHARD: Duration = Duration::from_millis(250);
+
+/// Shards that were not known before, and what was read.
+type Fetched = (Vec<Shard>, Vec<Page>);
+type Fetch = BoxFut<'static, Result<Fetched, AdapterError>>;
 
 /// A reader of some shards. Not attached to any task: whoever polls it last is woken.
 pub struct Reader {
@@ -139,6 +146,10 @@ pub struct Reader {
     cursor: Cursor,
     scratch: VecDeque<Slice>,
     quantum: usize,
+    /// Engines: events of a shard that are asked for at a time.
+    page: usize,
+    /// Engines: when to ask which shards there are; `None`: never, only some are wanted.
+    look: Option<Instant>,
     /// Memory: more events are expected within microseconds; do not sleep at once.
     flows: bool,
     /// Looks since this reader slept or let others run.
@@ -183,6 +194,8 @@ impl Reader {
             cursor,
             scratch: VecDeque::new(),
             quantum: TURN,
+            page: TURN,
+            look: None,
             flows: false,
             looks: 0,
             bus,
@@ -190,8 +203,7 @@ impl Reader {
         for &shard in shards {
             let at = reader.cursor.get(shard);
             let at = at.or_else(|| tail.iter().find(|(s, _)| *s == shard).map(|(_, at)| *at));
-            let mut lane =
-                Lane { shard, reader: None, next: 0, at, lost: None, chunks: VecDeque::new(), seen: None };
+            let mut lane = Lane::at(shard, at);
             if reader.bus.adapter().is_none() {
                 reader.place(&mut lane, attached)?;
             }
@@ -223,6 +235,24 @@ impl Reader {
     /// Gives shards their turn after so many events.
     pub fn turn_of(mut self, events: usize) -> Self {
         (self.quantum, self.left) = (events.max(1), events.max(1));
+        self.page_of(events)
+    }
+
+    /// Shards that it reads.
+    pub const fn shards(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Asks an engine for so many events of a shard at a time.
+    pub fn page_of(mut self, events: usize) -> Self {
+        self.page = events.clamp(1, FETCH.0);
+        self
+    }
+
+    /// Reads shards of the engine as well that appear later, whoever writes to them: from the cursor on that this
+    /// reader was given, or else from their first event.
+    pub fn finding_shards(mut self) -> Self {
+        self.look = Some(self.bus.runtime().now() + NEW_SHARDS);
         self
     }
 
@@ -401,17 +431,17 @@ impl Reader {
 
     fn poll_fetch(&mut self, cx: &mut Context<'_>, wait: Duration) -> Poll<Result<bool, AdapterError>> {
         let Some(adapter) = self.bus.adapter().cloned() else { return Poll::Ready(Ok(false)) };
-        let fetch = self.fetch.get_or_insert_with(|| {
-            let from: Vec<_> = self.lanes.iter().map(|lane| (lane.shard, lane.at)).collect();
-            let limit = self.quantum.min(FETCH.0);
-            Box::pin(async move { adapter.read(&from, limit, wait).await })
-        });
-        let pages = ready!(fetch.as_mut().poll(cx));
+        if self.fetch.is_none() {
+            self.fetch = Some(self.ask(adapter, wait));
+        }
+        let Some(fetch) = &mut self.fetch else { return Poll::Ready(Ok(false)) };
+        let fetched = ready!(fetch.as_mut().poll(cx));
         self.fetch = None;
-        let pages = match pages {
-            Ok(pages) => pages,
+        let (shards, pages) = match fetched {
+            Ok(fetched) => fetched,
             Err(error) => return Poll::Ready(Err(error)),
         };
+        self.lanes.extend(shards.into_iter().map(|shard| Lane::at(shard, self.cursor.get(shard))));
         let mut any = false;
         for page in pages {
             let Some(lane) = self.lanes.iter_mut().find(|lane| lane.shard == page.shard) else { continue };
@@ -433,6 +463,32 @@ impl Reader {
         Poll::Ready(Ok(any))
     }
 
+    /// A question to the engine: first for its shards if it is time for that, then for events.
+    fn ask(&mut self, adapter: Arc<dyn Adapter>, wait: Duration) -> Fetch {
+        let now = self.bus.runtime().now();
+        let looks = self.look.is_some_and(|at| at <= now);
+        if looks {
+            self.look = Some(now + NEW_SHARDS);
+        }
+        let wait = match self.look {
+            Some(_) if self.lanes.is_empty() => wait.min(FIRST_SHARD),
+            Some(_) => wait.min(NEW_SHARDS),
+            None => wait,
+        };
+        let looks = looks || self.look.is_some() && self.lanes.is_empty();
+        let mut from: Vec<_> = self.lanes.iter().map(|lane| (lane.shard, lane.at)).collect();
+        let (limit, cursor) = (self.page, self.cursor.clone());
+        Box::pin(async move {
+            let mut found = if looks { adapter.shards().await? } else { Vec::new() };
+            found.sort_unstable();
+            found.dedup();
+            found.retain(|shard| from.iter().all(|(known, _)| known != shard));
+            from.extend(found.iter().map(|shard| (*shard, cursor.get(*shard))));
+            let pages = adapter.read(&from, limit, wait).await?;
+            Ok((found, pages))
+        })
+    }
+
     /// Whether something was fetched and not returned.
     pub fn has_more(&self) -> bool {
         self.lanes.iter().any(Lane::has_any)
@@ -440,6 +496,10 @@ impl Reader {
 }
 
 impl Lane {
+    const fn at(shard: Shard, at: Option<Position>) -> Self {
+        Self { shard, reader: None, next: 0, at, lost: None, chunks: VecDeque::new(), seen: None }
+    }
+
     #[inline]
     fn has_any(&self) -> bool {
         self.lost.is_some() || !self.chunks.is_empty()
