@@ -78,7 +78,7 @@ const TURN: u64 = 1 << 20;
 /// Charge that applications may queue, over all streams, before the driver looked at it. Each stream has a
 /// bound of its own; this one keeps a thousand busy streams from filling a gigabyte. Where many streams are
 /// busy, less of it means smaller batches: with a quarter, 1,000 sessions are a fifth slower.
-pub(crate) const AHEAD: u64 = 64 << 20;
+const AHEAD: u64 = 64 << 20;
 
 impl<C> Inbox<C> {
     /// An empty inbox; `worth` is the unreported charge that wakes the driver.

@@ -78,15 +78,15 @@ struct Core {
 /// A value on cache lines of its own: two, since processors fetch them in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Apart<T>(T);
+struct Padded<T>(T);
 
 /// A shard. Every call takes its lock for as long as it takes to copy an event or to count slices.
 #[derive(Debug)]
 pub struct ShardCell {
-    core: Apart<Mutex<Core>>,
+    core: Padded<Mutex<Core>>,
     /// Number of the next event, as of the last change under the lock. A reader that keeps up looks here, and so
     /// takes neither the lock nor its cache line from the producers.
-    published: Apart<AtomicU64>,
+    published: Padded<AtomicU64>,
     max_event: u64,
 }
 
@@ -116,8 +116,8 @@ impl ShardCell {
             sender,
             watch: None,
         };
-        let published = Apart(AtomicU64::new(core.log.next()));
-        Self { core: Apart(Mutex::new(core)), published, max_event: max_event.into() }
+        let published = Padded(AtomicU64::new(core.log.next()));
+        Self { core: Padded(Mutex::new(core)), published, max_event: max_event.into() }
     }
 
     #[inline]
