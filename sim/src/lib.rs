@@ -27,6 +27,7 @@ mod guard;
 pub mod hosts;
 pub mod keyed;
 pub mod marks;
+mod memo;
 pub mod nat;
 pub mod net;
 pub mod null;

@@ -41,6 +41,11 @@ fn crossing() {
 }
 
 #[test]
+fn renewal_with_two_losses_a_copy_and_a_crash() {
+    every_state_holds("renewal", Limits { losses: 2, duplicates: 1, crashes: 1, timers: 0, ..LOSS });
+}
+
+#[test]
 fn resume() {
     every_state_holds("resume", LOSS);
 }

@@ -79,7 +79,7 @@ impl Two {
                 (Some(at), timer) if timer.is_none_or(|(due, _)| at <= due) => {
                     let Some((_, to, data)) = self.flying.pop_front() else { break };
                     self.now = at;
-                    let out = self.nodes[to].arrives(self.start[to] + at, &data, &[]);
+                    let out = self.nodes[to].arrives(self.start[to] + at, &data);
                     self.take(to, out)?;
                 }
                 (_, Some((due, node))) => {

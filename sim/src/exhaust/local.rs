@@ -19,6 +19,7 @@ use net_proto::time::{Duration, Instant, Reason};
 use super::Scenario;
 use crate::guard::Guard;
 use crate::keyed::{Domain, bytes32};
+use crate::memo;
 use crate::null::Null;
 use crate::world::default_addr;
 
@@ -47,8 +48,6 @@ pub(super) enum Input {
 pub(super) struct Outcome {
     /// Datagrams, in order.
     pub sent: Vec<Vec<u8>>,
-    /// Results of jobs that began, for living it again.
-    pub made: Vec<JobDone>,
     /// Messages that were delivered.
     pub heard: Vec<u64>,
     /// Messages that a flush called delivered.
@@ -97,19 +96,30 @@ pub(super) struct Local {
     buf: Vec<u8>,
 }
 
-fn identity(place: u32) -> Identity {
-    Identity::from_seed(&bytes32(1, Domain::Identity, u64::from(place), 0))
+/// Who takes part, and in what.
+pub(super) struct Cast {
+    pub scenario: Scenario,
+    mesh: Mesh,
+    identities: [Identity; 2],
+}
+
+impl Cast {
+    pub fn of(scenario: Scenario) -> Self {
+        let mesh =
+            Mesh { id: MeshId(bytes32(1, Domain::Mesh, 0, 0)), key: MeshKey(bytes32(1, Domain::Mesh, 0, 1)) };
+        let identities = [0, 1].map(|place| Identity::from_seed(&bytes32(1, Domain::Identity, place, 0)));
+        Self { scenario, mesh, identities }
+    }
 }
 
 impl Local {
-    /// A node in the beginning of a life, and what it does first. `recorded` are results of its jobs, if
-    /// this was lived before.
-    pub fn start(scenario: &Scenario, place: u32, life: u32, recorded: &[JobDone]) -> (Self, Outcome) {
-        let mesh =
-            Mesh { id: MeshId(bytes32(1, Domain::Mesh, 0, 0)), key: MeshKey(bytes32(1, Domain::Mesh, 0, 1)) };
+    /// A node in the beginning of a life, and what it does first.
+    pub fn start(cast: &Cast, place: u32, life: u32) -> (Self, Outcome) {
+        let Cast { scenario, mesh, identities } = cast;
+        let other = identities[1 - place as usize].id();
         let incarnation =
             Incarnation { epoch: u64::from(life), random: u64::from(place) << 32 | u64::from(life) };
-        let mut config = Config::new(identity(place), mesh, incarnation);
+        let mut config = Config::new(identities[place as usize].clone(), mesh.clone(), incarnation);
         config.ciphers = Arc::new(Null);
         config.session.paths.probing = false;
         config.session.paths.ecn = false;
@@ -136,50 +146,50 @@ impl Local {
             now,
             path: Path { socket: 0, local: Some(default_addr(place).ip()), remote: Remote::Udp(addr) },
             addr,
-            other: identity(1 - place).id(),
+            other,
             pending: VecDeque::new(),
             out: Outcome::default(),
             buf: vec![0; 65_536],
         };
         local.redial();
-        let out = local.settle(recorded);
+        let out = local.settle();
         (local, out)
     }
 
     /// One step. Time goes on by as much as the input needs.
-    pub fn step(&mut self, input: Input, data: &[u8], recorded: &[JobDone]) -> Outcome {
+    pub fn step(&mut self, input: Input, data: &[u8]) -> Outcome {
         let due = self.node.poll_timeout().map(|(at, _)| at);
         match input {
             Input::Arrives(_) => {
                 let at = self.now + DELAY;
-                self.arrives(due.map_or(at, |due| due.max(self.now).min(at)), data, recorded)
+                self.arrives(due.map_or(at, |due| due.max(self.now).min(at)), data)
             }
-            Input::Timer => self.fires(due.map_or(self.now, |due| due.max(self.now)), recorded),
-            Input::Job => self.job(recorded),
+            Input::Timer => self.fires(due.map_or(self.now, |due| due.max(self.now))),
+            Input::Job => self.job(),
         }
     }
 
     /// A datagram arrives at a time.
-    pub fn arrives(&mut self, at: Instant, data: &[u8], recorded: &[JobDone]) -> Outcome {
+    pub fn arrives(&mut self, at: Instant, data: &[u8]) -> Outcome {
         self.now = self.now.max(at);
         self.guard.got(self.addr, data.len(), Some(1 - self.app.place));
         let mut data = data.to_vec();
         self.node.handle(self.now, Given::Datagram { path: self.path, ecn: Ecn::NotEct, data: &mut data });
-        self.settle(recorded)
+        self.settle()
     }
 
     /// The timer fires at a time.
-    pub fn fires(&mut self, at: Instant, recorded: &[JobDone]) -> Outcome {
+    pub fn fires(&mut self, at: Instant) -> Outcome {
         self.now = self.now.max(at);
         self.node.handle(self.now, Given::Timeout);
-        self.settle(recorded)
+        self.settle()
     }
 
-    fn job(&mut self, recorded: &[JobDone]) -> Outcome {
+    fn job(&mut self) -> Outcome {
         if let Some((ticket, done)) = self.pending.pop_front() {
             self.node.handle(self.now, Given::Job(ticket, done));
         }
-        self.settle(recorded)
+        self.settle()
     }
 
     /// When the node wants to be called.
@@ -193,7 +203,7 @@ impl Local {
     /// Does what is due at a time.
     pub fn call(&mut self, at: Instant) -> Outcome {
         self.now = self.now.max(at);
-        if self.pending.is_empty() { self.fires(self.now, &[]) } else { self.job(&[]) }
+        if self.pending.is_empty() { self.fires(self.now) } else { self.job() }
     }
 
     /// Whether exactly one association stands, with the other one.
@@ -214,7 +224,7 @@ impl Local {
     pub fn say(&mut self) -> Option<(u64, Outcome)> {
         let (peer, stream) = self.app.peers.iter().find_map(|(p, s)| Some((*p, (*s)?)))?;
         let message = self.speak(peer, stream);
-        Some((message, self.settle(&[])))
+        Some((message, self.settle()))
     }
 
     /// Whether everything that was said over living associations is known to be delivered.
@@ -261,12 +271,10 @@ impl Local {
         message
     }
 
-    fn settle(&mut self, recorded: &[JobDone]) -> Outcome {
+    fn settle(&mut self) -> Outcome {
         for turn in 0.. {
             while let Some((ticket, job)) = self.node.poll_job() {
-                let done = recorded.get(self.out.made.len()).cloned().unwrap_or_else(|| job.run());
-                self.out.made.push(done.clone());
-                self.pending.push_back((ticket, done));
+                self.pending.push_back((ticket, memo::run(job)));
             }
             while let Some(event) = self.node.poll_event() {
                 self.event(event);

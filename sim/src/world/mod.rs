@@ -7,7 +7,6 @@
 
 mod build;
 mod faulty;
-mod memo;
 mod queue;
 mod wire;
 
@@ -800,7 +799,7 @@ impl World {
             let mut moved = false;
             while let Some((ticket, job)) = self.node_mut(place).and_then(Node::poll_job) {
                 moved = true;
-                self.start_job(place, ticket, memo::run(job));
+                self.start_job(place, ticket, crate::memo::run(job));
             }
             while let Some(event) = self.node_mut(place).and_then(Node::poll_event) {
                 moved = true;

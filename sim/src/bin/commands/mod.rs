@@ -21,7 +21,7 @@ pub const USAGE: &str = "\
        world replay FILE
        world shrink FILE
        world planted [--bug NAME] [--runs N] [--seconds N]      (built with --features planted)
-       world exhaust [--what handshake|crossing|rekey|resume|all] [--losses N] [--duplicates N] [--reorders N]
+       world exhaust [--what handshake|crossing|rekey|renewal|resume|all] [--losses N] [--duplicates N] [--reorders N]
                      [--crashes N] [--timers N] [--states N] [--bug NAME] [--json]";
 
 /// Runs the command that the arguments name; `None` if they name none.
