@@ -439,6 +439,40 @@ mod tests {
     }
 
     #[test]
+    fn damage_size_cuts_and_holes_do_what_they_say() {
+        let one = |config, ecn| {
+            let [first, second] = Link::new(9, config).offer(1, 0, &mut vec![0; 1_200], ecn);
+            assert!(second.is_none());
+            first
+        };
+        let plain = LinkConfig::default;
+        let bit = one(LinkConfig { corrupt: 1_000_000, ..plain() }, Ecn::NotEct).unwrap().flip.unwrap();
+        assert!(bit < 1_200 * 8);
+        let left = one(LinkConfig { truncate: 1_000_000, ..plain() }, Ecn::NotEct).unwrap().cut_to.unwrap();
+        assert!(left < 1_200);
+        assert!(one(LinkConfig { mtu: 1_199, ..plain() }, Ecn::NotEct).is_none());
+        assert!(one(LinkConfig { mtu: 1_200, ..plain() }, Ecn::NotEct).is_some());
+        assert!(one(LinkConfig { cut: true, ..plain() }, Ecn::NotEct).is_none());
+        assert!(one(plain().with_hole(0..1), Ecn::NotEct).is_none());
+        assert!(one(plain().with_hole(1..9), Ecn::NotEct).is_some());
+        let held = one(LinkConfig { clogged_until: 70_000_000, ..plain() }, Ecn::NotEct).unwrap();
+        assert_eq!(held.at, 70_000_000);
+    }
+
+    #[test]
+    fn marks_are_set_where_ecn_is_spoken_and_bleached_everywhere() {
+        let through = |mark, bleach, ecn| {
+            let config = LinkConfig { mark, bleach, ..LinkConfig::default() };
+            Link::new(9, config).offer(1, 0, &mut vec![0; 100], ecn)[0].unwrap().ecn
+        };
+        assert_eq!(through(1_000_000, false, Ecn::Ect0), Ecn::Ce);
+        assert_eq!(through(1_000_000, false, Ecn::NotEct), Ecn::NotEct);
+        assert_eq!(through(0, false, Ecn::Ect0), Ecn::Ect0);
+        assert_eq!(through(0, true, Ecn::Ce), Ecn::NotEct);
+        assert_eq!(through(1_000_000, true, Ecn::Ect0), Ecn::NotEct);
+    }
+
+    #[test]
     fn other_faults_do_not_move_the_decisions() {
         let lost = |duplicate| {
             let config = LinkConfig { loss: 100_000, duplicate, ..LinkConfig::default() };
