@@ -24,7 +24,8 @@ pub struct Delivery {
     peers: BTreeMap<(u32, Peer), EntityId>,
     /// What was sent, by (sender, receiver, stream): one list for each association.
     sent: BTreeMap<(EntityId, EntityId, StreamId), Vec<Sent>>,
-    got: BTreeMap<(u32, Peer, StreamId), Got>,
+    /// What was taken, by receiver and stream: one for each association.
+    got: BTreeMap<(u32, StreamId), BTreeMap<Peer, Got>>,
     /// Flushes asked for: what had been sent by then.
     flushes: BTreeMap<(u32, u64), (Peer, StreamId, usize)>,
     messages: u64,
@@ -91,7 +92,7 @@ impl Delivery {
         };
         let Some((there, _)) = self.entities.iter().find(|(_, e)| *e == to) else { return Ok(()) };
         let of = |p: &Peer| self.peers.get(&(*there, *p)) == Some(me);
-        let taken = self.got.iter().filter(|((n, p, s), _)| n == there && of(p) && *s == stream);
+        let taken = self.got.get(&(*there, stream)).into_iter().flatten().filter(|(p, _)| of(p));
         let taken = taken.map(|(_, got)| got.next).max().unwrap_or(0);
         if self.prompt && taken < count {
             let what =
@@ -113,7 +114,7 @@ impl Delivery {
         };
         let none = Vec::new();
         let all = self.sent.get(&(*from, *me, stream)).unwrap_or(&none);
-        let got = self.got.entry((node, peer, stream)).or_default();
+        let got = self.got.entry((node, stream)).or_default().entry(peer).or_default();
         for (number, message) in Messages::received(&taken.chunk, taken.mode, taken.first) {
             self.messages += 1;
             let hash = fold(1, message);
@@ -163,7 +164,7 @@ impl Checker for Delivery {
                 self.entities.insert(*node, *entity);
                 self.lives.insert(*node, *life);
                 self.peers.retain(|(n, _), _| n != node);
-                self.got.retain(|(n, ..), _| n != node);
+                self.got.retain(|(n, _), _| n != node);
                 // What a former life took is no longer known.
                 let peers = &self.peers;
                 self.flushes
