@@ -158,7 +158,25 @@ fn a_long_poll_asks_for_long_pages() {
             assert_eq!(page.events.len(), 10_000);
             assert!(engine.reads() <= questions, "{} questions, {shards} shards", engine.reads());
             let first = bus.poll(PollRequest::new().limit(3)).await.unwrap();
-            assert_eq!(first.events.len(), 3);
+            assert_eq!((first.events.len(), first.has_more), (3, true));
+        }
+    });
+}
+
+#[test]
+fn a_poll_that_its_limit_ended_says_whether_there_is_more() {
+    both(|_| async {
+        for memory in [true, false] {
+            let net = Net::builder().shards(1);
+            let net = if memory { net.memory() } else { net.adapter(Engine::new().adapter()) };
+            let bus = net.build().await.unwrap();
+            (0..128u8).for_each(|n| _ = bus.emit_raw([n]).unwrap());
+            soon("flush", bus.flush()).await.unwrap();
+            for limit in [1, 64, 127, 128, 129] {
+                let page = bus.poll(PollRequest::new().limit(limit)).await.unwrap();
+                assert_eq!(page.events.len(), limit.min(128));
+                assert_eq!(page.has_more, limit < 128, "memory {memory}, limit {limit}");
+            }
         }
     });
 }

@@ -101,6 +101,8 @@ struct Lane {
     at: Option<Position>,
     lost: Option<(Position, Position)>,
     chunks: VecDeque<Chunk>,
+    /// Engines: there was more behind what was fetched last.
+    more: bool,
     /// The position that was returned last.
     seen: Option<Position>,
 }
@@ -443,8 +445,10 @@ impl Reader {
         };
         self.lanes.extend(shards.into_iter().map(|shard| Lane::at(shard, self.cursor.get(shard))));
         let mut any = false;
+        self.lanes.iter_mut().for_each(|lane| lane.more = false);
         for page in pages {
             let Some(lane) = self.lanes.iter_mut().find(|lane| lane.shard == page.shard) else { continue };
+            lane.more = page.more;
             if let Some((from, to)) = page.lost {
                 lane.lost = Some((from, to)).filter(|_| !planted!(LostUntold));
                 lane.at = Some(lane.at.map_or(to, |at| at.max(to)));
@@ -489,15 +493,24 @@ impl Reader {
         })
     }
 
-    /// Whether something was fetched and not returned.
+    /// Whether something was fetched and not returned, or an engine has more.
     pub fn has_more(&self) -> bool {
-        self.lanes.iter().any(Lane::has_any)
+        self.lanes.iter().any(|lane| lane.more || lane.has_any())
     }
 }
 
 impl Lane {
     const fn at(shard: Shard, at: Option<Position>) -> Self {
-        Self { shard, reader: None, next: 0, at, lost: None, chunks: VecDeque::new(), seen: None }
+        Self {
+            shard,
+            reader: None,
+            next: 0,
+            at,
+            lost: None,
+            chunks: VecDeque::new(),
+            more: false,
+            seen: None,
+        }
     }
 
     #[inline]
