@@ -310,7 +310,7 @@ fn shards_that_come_and_go_are_read() {
         let (mut emitted, mut read, mut polled) = (Vec::new(), Vec::new(), Vec::new());
         for active in [1, 4, 2, 3, 1] {
             bus.bus().set_active(active);
-            for n in 0..u16::from(active) * 3 {
+            for n in 0..active * 3 {
                 emitted.push(bus.emit_to(n % active, [0]).unwrap().id);
             }
             // Those of a shard that has retired by now come, too.

@@ -35,7 +35,7 @@ pub(super) async fn pair_that_fills(env: &Env) -> (Mesh, Mesh, Peer) {
 const LITTLE: usize = 64 << 10;
 
 /// Waits after [`fill`] in a [`pair_that_fills`]: acknowledgements that come later give back at most [`LITTLE`].
-pub(super) const WAITS: [u8; LITTLE + 20_000] = [8; LITTLE + 20_000];
+pub(super) static WAITS: [u8; LITTLE + 20_000] = [8; LITTLE + 20_000];
 
 async fn pair_with(env: &Env, there: MeshBuilder) -> (Mesh, Mesh, Peer) {
     let b = start(there).await;
