@@ -76,7 +76,13 @@ async fn many_producers_and_readers_while_connections_break(_: &str) -> Result<(
         let to = b.ticket();
         tasks.push(rt::spawn(async move {
             let bus = Net::builder().shards(2).mesh(&mesh, "plant", [to]).build().await.expect("a bus");
-            let mut events = bus.subscribe().await.expect("a reader");
+            let mut events = loop {
+                match bus.subscribe().await {
+                    Ok(events) => break events,
+                    Err(SdkError::Adapter(AdapterError::Connection(_) | AdapterError::Timeout(_))) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
+            };
             let mut next = [0; PRODUCERS as usize];
             while next.iter().sum::<u32>() < PRODUCERS * EVENTS {
                 match soon("event", events.next()).await {

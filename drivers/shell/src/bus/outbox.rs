@@ -142,10 +142,12 @@ pub(super) async fn start(
     }
     let over = Over(shared.clone());
     let (apart_, slices) = (storage.inline(), VecDeque::new());
-    let mut task =
+    let task =
         Task { bus: bus.clone(), machine, storage, readers, shared, slices, apart: apart_, released: 0 };
     let task: BoxFuture = Box::pin(async move {
         let _over = over;
+        // Declared after it, so the storage and its lock are gone before anybody hears of the end.
+        let mut task = task;
         poll_fn(|cx| task.poll(cx)).await;
     });
     let task = if apart_ { Box::pin(apart(NAME, task).map_err(|_| StoreError::Io)?) } else { task };
