@@ -172,7 +172,7 @@ impl Net {
         }
         // An engine said whether there is more behind its last page; memory has to be looked at.
         let has_more = reader.has_more()
-            || events.len() == limit
+            || (events.len() == limit || looked == MAX_LOOKED)
                 && self.bus().adapter().is_none()
                 && poll_fn(|cx| reader.poll_once(cx)).await?;
         Ok(PollResponse { events, lost, cursor: reader.cursor(), has_more })
