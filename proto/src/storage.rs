@@ -27,8 +27,6 @@ pub enum StoreOp {
         file: String,
         /// Take the advisory lock; fails with [`StoreError::Locked`] while another holder lives.
         exclusive: bool,
-        /// Bytes to reserve on creation; zero reserves nothing.
-        preallocate: u64,
     },
     /// Writes `data` at `offset`, extending the file with zeros where needed.
     Write {

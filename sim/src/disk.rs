@@ -391,7 +391,7 @@ mod tests {
     use super::*;
 
     fn open(holder: &mut Holder) {
-        let op = StoreOp::Open { file: "f".into(), exclusive: false, preallocate: 0 };
+        let op = StoreOp::Open { file: "f".into(), exclusive: false };
         holder.run(op).unwrap();
     }
 

@@ -201,7 +201,7 @@ async fn store(runtime: Arc<dyn Runtime>, took: Arc<Mutex<Vec<Duration>>>) {
     let mut storage = runtime.storage(Path::new("data")).unwrap();
     let file = || "file".to_owned();
     for (i, op) in [
-        StoreOp::Open { file: file(), exclusive: true, preallocate: 0 },
+        StoreOp::Open { file: file(), exclusive: true },
         StoreOp::Write { file: file(), offset: 0, data: b"bytes".to_vec() },
         StoreOp::Sync { file: file() },
     ]

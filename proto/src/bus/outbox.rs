@@ -233,7 +233,7 @@ impl Outbox {
             finishing: false,
             commits: 0,
         };
-        outbox.ask(What::Lock, StoreOp::Open { file: LOCK.into(), exclusive: true, preallocate: 0 });
+        outbox.ask(What::Lock, StoreOp::Open { file: LOCK.into(), exclusive: true });
         outbox
     }
 
@@ -296,7 +296,7 @@ impl Outbox {
     fn read_next(&mut self) {
         match self.unread.pop_front() {
             Some(number) => {
-                let open = StoreOp::Open { file: name(number), exclusive: false, preallocate: 0 };
+                let open = StoreOp::Open { file: name(number), exclusive: false };
                 self.ask(What::Open(number), open);
             }
             None => self.phase = Phase::Replaying,
@@ -430,7 +430,7 @@ impl Outbox {
         }
         let file = name(self.current);
         if self.written == 0 {
-            let open = StoreOp::Open { file: file.clone(), exclusive: false, preallocate: 0 };
+            let open = StoreOp::Open { file: file.clone(), exclusive: false };
             self.ask(What::Part, open);
             data = head(self.producer, self.current);
         }

@@ -83,7 +83,7 @@ impl<C: Content> Renew<C> {
             return None;
         }
         self.asked = true;
-        let open = |file: &String, exclusive| StoreOp::Open { file: file.clone(), exclusive, preallocate: 0 };
+        let open = |file: &String, exclusive| StoreOp::Open { file: file.clone(), exclusive };
         let Names { file, lock, temp } = &self.names;
         let op = match self.state {
             State::Lock => open(lock, true),

@@ -264,7 +264,7 @@ async fn run(storage: &mut Box<dyn Storage>, op: StoreOp) -> StoreResult {
 
 async fn load(runtime: &dyn Runtime) -> std::result::Result<Option<Kept>, ()> {
     let mut storage = runtime.storage(Path::new("consumer")).map_err(drop)?;
-    let open = StoreOp::Open { file: STATE.into(), exclusive: false, preallocate: 0 };
+    let open = StoreOp::Open { file: STATE.into(), exclusive: false };
     let Stored::Opened { len } = run(&mut storage, open).await.map_err(drop)? else { return Err(()) };
     if len == 0 {
         return Ok(None);
@@ -280,7 +280,7 @@ async fn keep(runtime: &dyn Runtime, kept: &Kept) -> bool {
     let Ok(mut storage) = runtime.storage(Path::new("consumer")) else { return false };
     let file = || NEXT.to_owned();
     for op in [
-        StoreOp::Open { file: file(), exclusive: false, preallocate: 0 },
+        StoreOp::Open { file: file(), exclusive: false },
         StoreOp::Truncate { file: file(), len: 0 },
         StoreOp::Write { file: file(), offset: 0, data: kept.encode() },
         StoreOp::Sync { file: file() },

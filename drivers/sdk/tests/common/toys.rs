@@ -279,7 +279,7 @@ impl Notes {
                 self.store(Doing::Reading(call), op);
             }
             NotesCommand::Open { call, file } => {
-                let op = StoreOp::Open { file, exclusive: false, preallocate: 0 };
+                let op = StoreOp::Open { file, exclusive: false };
                 self.store(Doing::Trying(call), op);
             }
         }
@@ -338,7 +338,7 @@ impl Plane for Notes {
         self.now = Some(now);
         if !self.opened {
             self.opened = true;
-            let op = StoreOp::Open { file: FILE.into(), exclusive: false, preallocate: 0 };
+            let op = StoreOp::Open { file: FILE.into(), exclusive: false };
             self.store(Doing::Opening, op);
         }
         if self.doing.values().any(|doing| matches!(doing, Doing::Opening)) {

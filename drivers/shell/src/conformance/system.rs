@@ -87,7 +87,7 @@ async fn run(storage: &mut dyn Storage, op: StoreOp) -> StoreResult {
 }
 
 fn open(file: &str) -> StoreOp {
-    StoreOp::Open { file: file.into(), exclusive: false, preallocate: 0 }
+    StoreOp::Open { file: file.into(), exclusive: false }
 }
 
 pub(super) async fn storage_wakes_the_task_that_waits(env: Env) {

@@ -50,7 +50,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn open(file: &str, exclusive: bool) -> StoreOp {
-    StoreOp::Open { file: file.into(), exclusive, preallocate: 0 }
+    StoreOp::Open { file: file.into(), exclusive }
 }
 
 fn write(file: &str, offset: u64, data: &[u8]) -> StoreOp {

@@ -138,7 +138,7 @@ struct Files {
 impl Files {
     fn run(&mut self, op: StoreOp) -> StoreResult {
         match op {
-            StoreOp::Open { file, exclusive, preallocate: _ } => self.open(&file, exclusive),
+            StoreOp::Open { file, exclusive } => self.open(&file, exclusive),
             StoreOp::Write { file, offset, data } => {
                 write_at(self.file(&file)?, offset, &data).map_err(error)?;
                 Ok(Stored::Done)

@@ -128,7 +128,7 @@ impl<'a> Files<'a> {
 }
 
 fn open(file: &str) -> StoreOp {
-    StoreOp::Open { file: file.into(), exclusive: false, preallocate: 0 }
+    StoreOp::Open { file: file.into(), exclusive: false }
 }
 
 fn head(name: &str, len: usize) -> [u8; HEAD] {
