@@ -256,3 +256,6 @@ impl Task {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
