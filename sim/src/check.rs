@@ -216,9 +216,12 @@ fn words(panic: &(dyn Any + Send)) -> String {
 pub fn check(name: &str, default_runs: u64, test: impl Fn(Sim) -> Result<(), Failure>) {
     marks::take();
     if let Ok(file) = std::env::var("NET_SIM_REPLAY") {
-        let plan = Plan::load(&file).unwrap_or_else(|error| panic!("NET_SIM_REPLAY: {error}"));
+        let plan = Plan::load(&file).unwrap_or_else(|error| {
+            let here = std::env::current_dir().unwrap_or_default();
+            panic!("NET_SIM_REPLAY: {error} (a test runs in {}, its package's folder)", here.display())
+        });
         if let Some(failure) = once(&test, plan.seed, Some(plan.clone())) {
-            explain(name, plan.seed, Some(plan), &failure, &test);
+            explain(name, Repeat::Plan, plan.seed, Some(plan), &failure, &test);
         }
         return;
     }
@@ -226,6 +229,7 @@ pub fn check(name: &str, default_runs: u64, test: impl Fn(Sim) -> Result<(), Fai
     let base = variable("NET_SIM_BASE");
     let first = base.unwrap_or(0);
     let seeds = single.map_or_else(|| first..first + runs(default_runs), |seed| seed..seed + 1);
+    assert!(!seeds.is_empty(), "{name}: no seed was run: NET_SIM_RUNS is 0");
     if let (Some(_), None) = (base, single) {
         eprintln!("{name}: seeds {} to {}", seeds.start, seeds.end.saturating_sub(1));
     }
@@ -239,7 +243,7 @@ pub fn check(name: &str, default_runs: u64, test: impl Fn(Sim) -> Result<(), Fai
         };
         if let Some(failure) = failure {
             let plan = RUN.with_borrow(|run| run.used.clone());
-            explain(name, seed, plan, &failure, &test);
+            explain(name, Repeat::Seed, seed, plan, &failure, &test);
         }
     }
     let marks = marks::take();
@@ -258,13 +262,23 @@ pub fn check(name: &str, default_runs: u64, test: impl Fn(Sim) -> Result<(), Fai
 /// If the plan cannot be read or the run fails.
 pub fn replay(name: &str, plan: &Plan, test: impl Fn(Sim) -> Result<(), Failure>) {
     if let Some(failure) = once(&test, plan.seed, Some(plan.clone())) {
-        explain(name, plan.seed, Some(plan.clone()), &failure, &test);
+        explain(name, Repeat::Plan, plan.seed, Some(plan.clone()), &failure, &test);
     }
+}
+
+/// What is enough to repeat a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    /// The seed: everything else was drawn from it.
+    Seed,
+    /// The plan, which somebody gave.
+    Plan,
 }
 
 /// Writes everything about a failed run, prints how to repeat it, and fails the test.
 fn explain(
     name: &str,
+    repeat: Repeat,
     seed: u64,
     mut plan: Option<Plan>,
     failure: &Failure,
@@ -272,7 +286,13 @@ fn explain(
 ) -> ! {
     let dir = directory().join(name).join(format!("seed-{seed}"));
     let mut last = failure.clone();
-    let mut notes = vec![format!("{name}, seed {seed}: {failure}"), replay_line(name, seed)];
+    let replays =
+        |file: &str| format!("repeat with: NET_SIM_REPLAY={} {}", dir.join(file).display(), command(name));
+    let line = match repeat {
+        Repeat::Seed => replay_line(name, seed),
+        Repeat::Plan => replays("run.plan"),
+    };
+    let mut notes = vec![format!("{name}, seed {seed}: {failure}"), line];
     let mut files: Vec<(&str, Vec<u8>)> = Vec::new();
     if let Some(run) = &plan {
         files.push(("run.plan", run.to_string().into_bytes()));
@@ -281,14 +301,13 @@ fn explain(
         && let Some(shrunk) = shrink(run, SHRINK_RUNS, |p| once(test, p.seed, Some(p.clone())))
     {
         notes.push(format!(
-            "shrunk in {} runs: {} faults to {}, {} nodes to {}; repeat with: NET_SIM_REPLAY={} {}",
+            "shrunk in {} runs: {} faults to {}, {} nodes to {}; {}",
             shrunk.runs,
             run.faults.len(),
             shrunk.plan.faults.len(),
             run.nodes,
             shrunk.plan.nodes,
-            dir.join("min.plan").display(),
-            command(name)
+            replays("min.plan")
         ));
         files.push(("min.plan", shrunk.plan.to_string().into_bytes()));
         last = shrunk.failure;
@@ -360,7 +379,13 @@ fn command_of(package: Option<&str>, file: &str, name: &str) -> String {
 
 /// The command that repeats a run.
 fn replay_line(name: &str, seed: u64) -> String {
-    format!("repeat with: NET_SIM_SEED={seed} {}", command(name))
+    repeated(seed, std::env::var("NET_SIM_TIME").ok().as_deref(), name)
+}
+
+/// Of the variables only the time changes what a seed is.
+fn repeated(seed: u64, time: Option<&str>, name: &str) -> String {
+    let time = time.map(|time| format!("NET_SIM_TIME={time} ")).unwrap_or_default();
+    format!("repeat with: {time}NET_SIM_SEED={seed} {}", command(name))
 }
 
 /// Turns a broken expectation of a test into a failure of the run.
@@ -396,6 +421,37 @@ mod tests {
         assert_eq!(line(Some("net-tests"), "l2-0123"), format!("cargo test{release} -p net-tests roams"));
         assert_eq!(line(None, "l2-0123"), format!("cargo test{release} --test l2 roams"));
         assert_eq!(line(None, "net_sim-0123"), format!("cargo test{release} -p net-sim roams"));
+    }
+
+    #[test]
+    fn a_time_that_was_given_belongs_to_the_line_that_repeats() {
+        assert!(
+            repeated(3, Some("60s"), "roams")
+                .starts_with("repeat with: NET_SIM_TIME=60s NET_SIM_SEED=3 cargo")
+        );
+        assert!(repeated(3, None, "roams").starts_with("repeat with: NET_SIM_SEED=3 cargo"));
+    }
+
+    /// A plan that somebody changed by hand is no seed's.
+    #[test]
+    fn a_plan_that_was_given_is_what_repeats() {
+        let plan = Plan::quiet("by hand", 5, 2, Duration::from_secs(1));
+        let fails =
+            |s: Sim| ensure(&s.world(), s.plan_or(|| unreachable!()).nodes < 2, || "two are too many".into());
+        let text = message(|| replay("by_hand", &plan, fails));
+        assert!(text.contains("two are too many"), "{text}");
+        let dir = directory().join("by_hand/seed-5");
+        let told = fs::read_to_string(dir.join("failure.txt")).unwrap();
+        let file = dir.join("run.plan");
+        assert!(told.contains(&format!("NET_SIM_REPLAY={} cargo test", file.display())), "{told}");
+        assert!(!told.contains("NET_SIM_SEED"), "{told}");
+        assert_eq!(Plan::load(file).unwrap(), plan);
+    }
+
+    #[test]
+    fn no_seed_is_no_test() {
+        let text = message(|| check("none", 0, |_| Ok(())));
+        assert!(text.contains("no seed was run"), "{text}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A node's clock: an offset, a drift, jumps ahead. Never back: it is a monotonic clock.
 
 /// Maps world time to a node's time, piece by piece.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Clock {
     /// World time at which the present piece began,
     since: u64,
@@ -27,7 +27,9 @@ impl Clock {
             return self.since.saturating_add(target);
         }
         let scaled = u128::from(target) * 1_000_000 / (1_000_000 + i128::from(self.ppm)) as u128;
-        let mut ahead = u64::try_from(scaled).unwrap_or(u64::MAX).saturating_sub(2);
+        // Never, for a clock that is slow and a time that is at the end of all.
+        let Ok(ahead) = u64::try_from(scaled) else { return u64::MAX };
+        let mut ahead = ahead.saturating_sub(2);
         while drifted(ahead, self.ppm) < target {
             ahead += 1;
         }
@@ -77,5 +79,7 @@ mod tests {
             let at = clock.world_time(due);
             assert!(clock.read(at) >= due && clock.read(at - 1) < due, "step {step}");
         }
+        clock.set_drift(world, -200);
+        assert_eq!(clock.world_time(u64::MAX), u64::MAX);
     }
 }

@@ -19,12 +19,15 @@ use net_proto::path::Ecn;
 use net_proto::storage::Storage;
 use net_proto::time::{Duration, Instant, WallClock};
 use net_shell::runtime::{
-    Batch, Bound, BoxFuture, Runtime, Slot, Timer, Transmit, UdpCaps, UdpOptions, UdpRx, UdpTx,
+    Batch, Bound, BoxFuture, Runtime, Slot, Timer, Transmit, UdpCaps, UdpOptions, UdpRx, UdpTx, Watcher,
 };
 
+use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::keyed::{Domain, bytes32};
 use crate::plan::DiskFault;
+use crate::residents::{Owner, Residents};
+use crate::stage::Onlooker;
 
 /// Datagrams in one batch, sent or received.
 const BATCH: usize = 64;
@@ -42,6 +45,8 @@ type Work = Box<dyn FnOnce() + Send>;
 /// What a task sent, until the world takes it.
 pub(crate) struct Outgoing {
     pub place: u32,
+    /// The node whose socket it was.
+    pub node: Option<u32>,
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub ecn: Ecn,
@@ -75,8 +80,8 @@ struct Datagram {
     data: Vec<u8>,
 }
 
-#[derive(Default)]
 struct Socket {
+    owner: Owner,
     queue: VecDeque<Datagram>,
     bytes: usize,
     limit: usize,
@@ -93,11 +98,13 @@ struct Host {
     /// It stands in the list of those whose first timer may have become an earlier one.
     listed: bool,
     sockets: BTreeMap<SocketAddr, Socket>,
+    residents: Residents,
+    /// How often it lost its power.
+    crashes: u32,
     ports: u16,
     tasks: u64,
     draws: u64,
-    /// How far its clock jumped.
-    shift: u64,
+    clock: Clock,
 }
 
 #[derive(Default)]
@@ -114,6 +121,8 @@ struct State {
     /// Addresses that were bound or given up since the world looked.
     bound: Vec<(SocketAddr, Option<u32>)>,
     outbox: Vec<Outgoing>,
+    /// Addresses that became paths of nodes.
+    paths: Vec<(u32, SocketAddr)>,
     buffers: Vec<Vec<u8>>,
     works: VecDeque<Work>,
     disks: BTreeMap<(u32, PathBuf), Disk>,
@@ -130,10 +139,6 @@ impl State {
             self.hosts.resize_with(index + 1, Host::default);
         }
         &mut self.hosts[index]
-    }
-
-    fn shift(&self, host: u32) -> u64 {
-        self.hosts.get(host as usize).map_or(0, |host| host.shift)
     }
 
     fn task(&mut self, id: TaskId) -> Option<&mut Task> {
@@ -197,6 +202,8 @@ pub(crate) struct Ran {
     /// Tasks in the order in which they ran, by machine and number, for the trace.
     pub polled: Vec<(u32, u64)>,
     pub outbox: Vec<Outgoing>,
+    /// Addresses that became paths, by node.
+    pub paths: Vec<(u32, SocketAddr)>,
     pub bound: Vec<(SocketAddr, Option<u32>)>,
     /// Machines that are to be called, and when.
     pub calls: Vec<(u32, u64)>,
@@ -331,6 +338,7 @@ impl Exec {
         }
         std::mem::swap(&mut state.outbox, &mut ran.outbox);
         std::mem::swap(&mut state.bound, &mut ran.bound);
+        std::mem::swap(&mut state.paths, &mut ran.paths);
         while let Some(host) = state.earlier.pop() {
             let h = state.host(host);
             h.listed = false;
@@ -357,15 +365,23 @@ impl Exec {
         self.state().recycle(buffer);
     }
 
+    /// Whether a socket of a machine has room for a datagram; of which node it is, if of one.
+    pub(crate) fn has_room(&self, host: u32, to: SocketAddr, len: usize) -> Option<Option<u32>> {
+        let mut state = self.state();
+        let socket = state.host(host).sockets.get(&to)?;
+        let owner = socket.owner.get();
+        if socket.bytes + len > socket.limit {
+            state.overflow += 1;
+            return None;
+        }
+        Some(owner)
+    }
+
     /// A datagram reaches a socket of a machine.
     pub(crate) fn deliver(&self, host: u32, to: SocketAddr, from: SocketAddr, ecn: Ecn, data: Vec<u8>) {
         let waker = {
             let mut state = self.state();
             let Some(socket) = state.host(host).sockets.get_mut(&to) else { return };
-            if socket.bytes + data.len() > socket.limit {
-                state.overflow += 1;
-                return;
-            }
             socket.bytes += data.len();
             socket.queue.push_back(Datagram { from, to: to.ip(), ecn, data });
             socket.waker.take()
@@ -375,10 +391,15 @@ impl Exec {
         }
     }
 
-    /// Everything of a host is gone but its disks, which lose what was not synced.
-    pub(crate) fn crash(&self, host: u32) {
+    /// Everything of a host is gone but its disks, which lose what was not synced. Returns the nodes that
+    /// ran there.
+    pub(crate) fn crash(&self, host: u32) -> Vec<u32> {
+        let mut nodes = Vec::new();
         let tasks: Vec<Task> = {
             let mut state = self.state();
+            let h = state.host(host);
+            h.crashes += 1;
+            nodes.extend(h.residents.crash());
             let slots = state.tasks.iter().zip(0..);
             let of_host = slots.filter_map(|(task, slot)| Some((task.as_ref()?, slot)));
             let of_host = of_host.filter(|(task, _)| task.host == host);
@@ -393,6 +414,26 @@ impl Exec {
         state.host(host).sockets.clear();
         state.outbox.retain(|out| out.place != host);
         state.disks.iter().filter(|((h, _), _)| *h == host).for_each(|(_, disk)| disk.crash());
+        nodes
+    }
+
+    /// A node on a machine exists: the how manieth life this is.
+    pub(crate) fn node_started(&self, host: u32, node: u32) -> u32 {
+        self.state().host(host).residents.started(node)
+    }
+
+    /// A node is gone; `crashes` says in which life of the machine it began.
+    pub(crate) fn node_ended(&self, host: u32, crashes: u32, node: u32) {
+        let mut state = self.state();
+        let h = state.host(host);
+        if h.crashes == crashes {
+            h.residents.ended(node);
+        }
+    }
+
+    /// An address became a path of a node.
+    pub(crate) fn note_path(&self, node: u32, addr: SocketAddr) {
+        self.state().paths.push((node, addr));
     }
 
     /// A disk of a host.
@@ -428,12 +469,12 @@ impl Exec {
         state.disks.iter().filter(|((h, _), _)| *h == host).for_each(|(_, disk)| disk.mend(number));
     }
 
-    /// A host's clock jumps ahead. Its timers look at it again.
-    pub(crate) fn shift_clock(&self, host: u32, by: u64) {
+    /// A host has this clock from now on. Its timers look at it again.
+    pub(crate) fn set_clock(&self, host: u32, clock: Clock) {
         let timers = {
             let mut state = self.state();
             let h = state.host(host);
-            h.shift += by;
+            h.clock = clock;
             std::mem::take(&mut h.timers)
         };
         timers.into_values().for_each(Waker::wake);
@@ -461,17 +502,11 @@ pub(crate) struct HostRuntime {
     pub(crate) exec: Arc<Exec>,
     pub(crate) host: u32,
     pub(crate) ip: IpAddr,
-    /// Added to world time.
-    pub(crate) clock_offset: u64,
 }
 
 impl HostRuntime {
     fn same(&self) -> Self {
-        Self { exec: self.exec.clone(), host: self.host, ip: self.ip, clock_offset: self.clock_offset }
-    }
-
-    fn world_time(&self, at: Instant, state: &State) -> u64 {
-        at.as_nanos().saturating_sub(self.clock_offset + state.shift(self.host))
+        Self { exec: self.exec.clone(), host: self.host, ip: self.ip }
     }
 }
 
@@ -495,10 +530,12 @@ impl Runtime for HostRuntime {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let limit = options.recv_buffer;
-        h.sockets.insert(addr, Socket { limit, ..Socket::default() });
+        let owner = h.residents.bound(addr);
+        let (queue, waker) = (VecDeque::new(), None);
+        h.sockets.insert(addr, Socket { owner: owner.clone(), queue, bytes: 0, limit, waker });
         state.bound.push((addr, Some(self.host)));
-        let socket =
-            Arc::new(HostSocket { exec: self.exec.clone(), host: self.host, addr, options: *options });
+        let (exec, host, options) = (self.exec.clone(), self.host, *options);
+        let socket = Arc::new(HostSocket { exec, host, owner, addr, options });
         Ok((socket.clone(), Box::new(HostReceiver { socket, slots: Vec::new() })))
     }
 
@@ -524,8 +561,9 @@ impl Runtime for HostRuntime {
     }
 
     fn now(&self) -> Instant {
-        let state = self.exec.state();
-        Instant::from_nanos(state.now + self.clock_offset + state.shift(self.host))
+        let mut state = self.exec.state();
+        let now = state.now;
+        Instant::from_nanos(state.host(self.host).clock.read(now))
     }
 
     fn wall(&self) -> WallClock {
@@ -543,11 +581,19 @@ impl Runtime for HostRuntime {
              asynchronous call"
         );
     }
+
+    fn watcher(&self, sockets: &[SocketAddr]) -> Option<Box<dyn Watcher>> {
+        let mut state = self.exec.state();
+        let h = state.host(self.host);
+        let (node, crashes) = (h.residents.begins(self.host, sockets), h.crashes);
+        Some(Box::new(Onlooker::new(self.exec.clone(), self.host, crashes, node)))
+    }
 }
 
 struct HostSocket {
     exec: Arc<Exec>,
     host: u32,
+    owner: Owner,
     addr: SocketAddr,
     options: UdpOptions,
 }
@@ -574,11 +620,11 @@ impl UdpTx for HostSocket {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let ecn = if self.options.ecn { t.ecn } else { Ecn::NotEct };
-        let (place, from, to) = (self.host, self.addr, t.to);
+        let (place, node, from, to) = (self.host, self.owner.get(), self.addr, t.to);
         let mut state = self.exec.state();
         let mut data = state.buffer();
         data.extend_from_slice(t.data);
-        state.outbox.push(Outgoing { place, from, to, ecn, data, segment });
+        state.outbox.push(Outgoing { place, node, from, to, ecn, data, segment });
         Ok(())
     }
 
@@ -594,7 +640,7 @@ struct HostReceiver {
 
 impl UdpRx for HostReceiver {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Batch<'_>>> {
-        let HostSocket { exec, host, addr, options } = &*self.socket;
+        let HostSocket { exec, host, addr, options, .. } = &*self.socket;
         let mut state = exec.state();
         self.slots.drain(..).for_each(|slot| state.recycle(slot.buf));
         let Some(socket) = state.host(*host).sockets.get_mut(addr) else {
@@ -646,7 +692,7 @@ impl Timer for HostTimer {
         let exec = self.runtime.exec.clone();
         let host = self.runtime.host;
         let mut state = exec.state();
-        let at = at.map(|at| self.runtime.world_time(at, &state));
+        let at = at.map(|at| state.host(host).clock.world_time(at.as_nanos()));
         if let Some(at) = at.filter(|at| *at > state.now && self.at == Some(*at))
             && let Some(waker) = state.host(host).timers.get_mut(&(at, self.id))
         {

@@ -34,9 +34,11 @@ use net_sdk::{Mesh, MeshBuilder, rt};
 use net_shell::runtime::BoxFuture;
 
 use crate::check::Sim;
+use crate::checkers::Seen;
 use crate::keyed::{Domain, bytes32};
 use crate::null::Null;
 use crate::plan::{Kind, Plan, Swarm};
+use crate::stage;
 use crate::topology::Topology;
 use crate::world::{Failure, World, default_addr};
 
@@ -50,6 +52,8 @@ pub struct Seat {
     life: u32,
     seed: u64,
     neighbours: Vec<u32>,
+    /// Where each machine is seen when this life begins.
+    addrs: Arc<[SocketAddr]>,
     ciphers: Arc<dyn CipherSuite>,
 }
 
@@ -78,15 +82,21 @@ impl Seat {
             .config(move |config| config.ciphers = suite)
     }
 
-    /// Who and where a machine is.
+    /// Who a machine is, and where it was when this life began.
     pub fn ticket(&self, node: u32) -> Ticket {
         let entity = Identity::from_seed(&key(self.seed, node)).id();
-        Ticket { entity, addrs: vec![default_addr(node)] }
+        Ticket { entity, addrs: vec![self.addr(node)] }
     }
 
-    /// The address of a machine, for those who need no identity.
+    /// The address of a machine when this life began, for those who need no identity.
     pub fn addr(&self, node: u32) -> SocketAddr {
-        default_addr(node)
+        self.addrs.get(node as usize).copied().unwrap_or_else(|| default_addr(node))
+    }
+
+    /// Lets checkers and the timeline know something: that this application leads, say, and since when. It
+    /// counts while the application runs; a clone of the seat goes where it is needed.
+    pub fn note(&self, what: &str, value: u64) {
+        stage::show(&Seen::Note { node: self.node, what, value });
     }
 
     /// The machines that the topology joins with this one.
@@ -125,6 +135,7 @@ impl<A: 'static> Apps<A> {
             life,
             seed: self.seed,
             neighbours: self.graph.get(node as usize).cloned().unwrap_or_default(),
+            addrs: (0..world.len() as u32).map(|node| world.addr(node)).collect(),
             ciphers: self.ciphers.clone(),
         };
         let (app, task) = (self.start)(&seat);

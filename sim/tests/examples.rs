@@ -13,6 +13,7 @@ use counter::Counter;
 use net_proto::lane::{Gone, Job, JobDone};
 use net_proto::stream::charge;
 use net_proto::time::Instant;
+use net_sim::checkers::{Broken, Checker, Seen, Wants};
 use net_sim::keyed::{Domain, Rng};
 use net_sim::plan::Kind;
 use net_sim::planenet::{Config, PlaneNet};
@@ -128,4 +129,61 @@ fn a_blocking_call_fails_the_run_and_names_the_task() {
     let panic = outcome.expect_err("it is refused");
     let text = panic.downcast_ref::<String>().expect("words");
     assert!(text.contains("`application` of machine 1") && text.contains("`read_blocking`"), "{text}");
+}
+
+/// A checker of one's own: at most one leads at a time.
+#[derive(Default)]
+struct OneLeads(Option<u32>);
+
+impl Checker for OneLeads {
+    fn name(&self) -> &'static str {
+        "one leads"
+    }
+
+    fn wants(&self) -> Wants {
+        Wants::NOTES
+    }
+
+    fn see(&mut self, _at: Duration, seen: &Seen<'_>) -> Result<(), Broken> {
+        match seen {
+            Seen::Note { node, what: "leads", value } if self.0.is_some() => {
+                Err(Broken::at(*node, format!("a second leader, of term {value}")))
+            }
+            Seen::Note { node, what: "leads", .. } => {
+                self.0 = Some(*node);
+                Ok(())
+            }
+            Seen::Note { what: "rests", .. } => {
+                self.0 = None;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Machines lead in turn, for a second each; `patient` ones wait until the one before rests.
+fn in_turn(s: Sim, patient: bool) -> Result<(), Failure> {
+    let mut fleet = s.fleet(Topology::Line(3));
+    fleet.world().check(OneLeads::default());
+    fleet.spawn_all(move |seat| {
+        let seat = seat.clone();
+        let task = async move {
+            let turn = if patient { Duration::from_millis(1_001) } else { Duration::from_millis(999) };
+            net_sdk::rt::sleep(turn * seat.node()).await;
+            seat.note("leads", u64::from(seat.node()));
+            net_sdk::rt::sleep(secs(1)).await;
+            seat.note("rests", u64::from(seat.node()));
+        };
+        ((), task)
+    });
+    fleet.run_for(secs(5))
+}
+
+#[test]
+fn a_checker_of_ones_own_hears_what_asynchronous_applications_note() {
+    assert_eq!(in_turn(Sim::new(1), true), Ok(()));
+    let failure = in_turn(Sim::new(1), false).unwrap_err();
+    assert_eq!((failure.node, failure.at), (Some(1), Duration::from_millis(999)));
+    assert_eq!(failure.what, "one leads: a second leader, of term 1");
 }

@@ -89,11 +89,12 @@ where
     let inbox = Arc::new(Inbox::new((settings.session_window / 4).max(1)));
     let planes = Arc::new(Planes::new(inbox.clone()));
     let hub = Arc::new(Hub::new(inbox));
+    let addrs: Vec<_> = sockets.iter().map(|(sender, _)| sender.local_addr()).collect();
     let (senders, receivers) = sockets.into_iter().unzip();
     // Whatever the driver does happens in the node's span; where nobody listens, that costs nothing.
     let span = tracing::info_span!(target: "net", parent: None, "node", id = %short(host.node().me()));
     let now = runtime.now();
-    let mut watcher = runtime.watcher();
+    let mut watcher = runtime.watcher(&addrs);
     if let Some(watcher) = &mut watcher {
         watcher.started(host.node());
     }

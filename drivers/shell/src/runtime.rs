@@ -48,8 +48,9 @@ pub trait Runtime: Send + Sync + 'static {
     /// A runtime that has one thread for everything panics and names the call: the wait would never
     /// end. The simulator does.
     fn may_block(&self, _call: &str) {}
-    /// Looks on at a node that starts here. The simulator's checkers do; real runtimes have none.
-    fn watcher(&self) -> Option<Box<dyn Watcher>> {
+    /// Looks on at a node that starts here with these sockets, named by their local addresses. The
+    /// simulator's checkers do; real runtimes have none.
+    fn watcher(&self, _sockets: &[SocketAddr]) -> Option<Box<dyn Watcher>> {
         None
     }
 }

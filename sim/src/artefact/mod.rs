@@ -91,6 +91,8 @@ pub struct Record {
     /// Entries that were dropped.
     pub dropped: u64,
     pub(crate) event: u64,
+    /// The trace after the last event.
+    pub(crate) last: Option<Point>,
 }
 
 impl Default for Record {
@@ -103,6 +105,7 @@ impl Default for Record {
             entries: VecDeque::new(),
             dropped: 0,
             event: 0,
+            last: None,
         }
     }
 }
@@ -123,9 +126,11 @@ impl Record {
         self.event += 1;
         let event = self.event;
         let inside = self.window.contains(&event) && self.window.end != u64::MAX;
+        let point = Point { event, at, hash };
         if event.is_multiple_of(self.every.max(1)) || inside {
-            self.points.push(Point { event, at, hash });
+            self.points.push(point);
         }
+        self.last = Some(point);
     }
 
     pub(crate) fn see(&mut self, at: Duration, seen: &Seen<'_>) {
@@ -154,10 +159,11 @@ impl Record {
         self.entries.push_back(Entry { at: nanos(at), event: self.event, what });
     }
 
-    /// The points as text: a line for each, event, time and hash.
+    /// The points as text, and where the run ended: a line for each, event, time and hash.
     pub fn points_text(&self) -> String {
         let mut out = String::from("# event, nanoseconds, trace hash\n");
-        for Point { event, at, hash } in &self.points {
+        let last = self.last.filter(|last| self.points.last() != Some(last));
+        for Point { event, at, hash } in self.points.iter().chain(&last) {
             let _ = writeln!(out, "{event} {at} {hash:016x}");
         }
         out

@@ -145,7 +145,8 @@ pub fn html(record: &Record, options: &Options) -> String {
     let earlier = record.dropped + skipped as u64;
     put(&format!(
         "<p>Time goes down, a row for each thing that happened; blue arrows are data, green ones \
-         handshakes, red dashes datagrams that did not arrive, red bars faults.{}</p>",
+         handshakes, red dashes datagrams that did not arrive, red bars faults. <a href=\"#end\">To the \
+         end</a>.{}</p>",
         if earlier > 0 { format!(" {earlier} earlier entries are not shown.") } else { String::new() }
     ));
     put(&format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\">"));
@@ -227,7 +228,11 @@ pub fn html(record: &Record, options: &Options) -> String {
         put(&format!("<line class=\"band\" x1=\"{x}\" y1=\"{from}\" x2=\"{x}\" y2=\"{}\"/>", height - 40));
     }
     if let Some(failure) = &options.failure {
-        put(&format!("<text class=\"end\" x=\"4\" y=\"{}\">{}</text>", height - 25, escape(failure)));
+        put(&format!(
+            "<text id=\"end\" class=\"end\" x=\"4\" y=\"{}\">{}</text>",
+            height - 25,
+            escape(failure)
+        ));
     }
     put("</svg></body></html>");
     out

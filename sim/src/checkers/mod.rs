@@ -129,7 +129,7 @@ pub enum Seen<'a> {
         /// Whether it begins; otherwise it ends.
         begins: bool,
     },
-    /// An application tells something ([`Ctx::note`](crate::Ctx::note)).
+    /// An application tells something ([`Ctx::note`](crate::Ctx::note), [`Seat::note`](crate::Seat::note)).
     Note {
         /// At which node.
         node: u32,

@@ -48,6 +48,7 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::keyed::{Domain, Rng, below, bytes32, draw};
 use crate::net::{LinkConfig, LinkStats};
+use crate::residents::Residents;
 use crate::trace::Chain;
 use crate::world::{Failure, World, WorldConfig};
 
@@ -191,9 +192,7 @@ impl Hosts {
             clock: Clock::new(offset),
             entropy: 0,
             identity: Identity::from_seed(&bytes32(seed, Domain::Identity, u64::from(host), 0)),
-            fresh: Vec::new(),
-            nodes: BTreeMap::new(),
-            starts: BTreeMap::new(),
+            residents: Residents::default(),
             wakers: BTreeMap::new(),
             next_timer: 0,
         });

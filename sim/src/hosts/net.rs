@@ -9,8 +9,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Waker;
 
 use net_proto::identity::Identity;
@@ -27,13 +25,9 @@ use crate::keyed::{Domain, bytes32};
 use crate::net::{Link, LinkConfig};
 use crate::null::fold;
 use crate::plan::DiskFault;
+use crate::residents::Residents;
 use crate::trace::Chain;
 use crate::world::Failure;
-
-/// A node further than the first on one machine has this much more as its number, each.
-const NEXT_NODE: u32 = 1_000;
-/// A socket that no node claimed yet.
-pub(super) const NOBODY: u32 = u32::MAX;
 
 thread_local! {
     static HERE: RefCell<Option<Rc<RefCell<Net>>>> = const { RefCell::new(None) };
@@ -84,11 +78,7 @@ pub(super) struct Machine {
     pub clock: Clock,
     pub entropy: u64,
     pub identity: Identity,
-    /// Sockets that no node claimed yet.
-    pub fresh: Vec<Arc<AtomicU32>>,
-    /// Nodes that run on it, and how often each number began.
-    pub nodes: BTreeMap<u32, bool>,
-    pub starts: BTreeMap<u32, u32>,
+    pub residents: Residents,
     /// Who waits for the clock.
     pub wakers: BTreeMap<u64, Waker>,
     pub next_timer: u64,
@@ -101,8 +91,8 @@ pub(super) struct Frame {
     pub at: u64,
     /// Names it.
     pub id: u64,
-    /// The node that sent it.
-    pub node: u32,
+    /// The node that sent it, if one did.
+    pub node: Option<u32>,
     pub src: SocketAddrV4,
     pub dst: SocketAddrV4,
     pub ecn: Ecn,
@@ -116,7 +106,7 @@ impl Frame {
         let mut out = Vec::with_capacity(HEAD + self.data.len());
         out.extend(self.at.to_le_bytes());
         out.extend(self.id.to_le_bytes());
-        out.extend(self.node.to_le_bytes());
+        out.extend(self.node.unwrap_or(u32::MAX).to_le_bytes());
         for addr in [self.src, self.dst] {
             out.extend(addr.ip().octets());
             out.extend(addr.port().to_le_bytes());
@@ -139,7 +129,7 @@ impl Frame {
         };
         let at = u64::from_le_bytes(take(&mut bytes)?);
         let id = u64::from_le_bytes(take(&mut bytes)?);
-        let node = u32::from_le_bytes(take(&mut bytes)?);
+        let node = Some(u32::from_le_bytes(take(&mut bytes)?)).filter(|node| *node != u32::MAX);
         let (src, dst) = (addr(&mut bytes)?, addr(&mut bytes)?);
         let [ecn] = take(&mut bytes)?;
         let ecn = [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce].into_iter().find(|e| *e as u8 == ecn)?;
@@ -224,7 +214,7 @@ impl Net {
     /// A datagram leaves a machine: what is to be sent through turmoil, and where to.
     pub fn send(
         &mut self,
-        (host, port, node): (u32, u16, u32),
+        (host, port, node): (u32, u16, Option<u32>),
         to: SocketAddr,
         ecn: Ecn,
         data: &[u8],
@@ -235,7 +225,7 @@ impl Net {
         let src = self.visible(host, port);
         self.trace.numbers(&[now, u64::from(host), 7, u64::from(ecn as u8)]);
         self.trace.bytes(data);
-        if node != NOBODY {
+        if let Some(node) = node {
             let sent = Seen::Sent { node, id, src: src.into(), dst: to, ecn, data };
             self.watch.see(Duration::from_nanos(now), &sent);
         }
@@ -257,40 +247,25 @@ impl Net {
     }
 
     /// A datagram reaches a socket; false if the machine moved away meanwhile.
-    pub fn arrived(&mut self, host: u32, port: u16, node: u32, frame: &Frame) -> bool {
+    pub fn arrived(&mut self, host: u32, port: u16, node: Option<u32>, frame: &Frame) -> bool {
         if self.visible(host, port) != frame.dst {
             return false;
         }
         let now = self.now();
         self.trace.numbers(&[now, u64::from(host), 1, u64::from(frame.ecn as u8)]);
         self.trace.bytes(&frame.data);
-        if node != NOBODY {
-            let Frame { id, src, dst, data, .. } = frame;
-            let from = (frame.node != NOBODY).then_some(frame.node);
+        if let Some(node) = node {
+            let Frame { id, node: from, src, dst, data, .. } = frame;
             let (src, dst) = ((*src).into(), (*dst).into());
-            let arrived = Seen::Arrived { node, id: *id, from, src, dst, data };
+            let arrived = Seen::Arrived { node, id: *id, from: *from, src, dst, data };
             self.watch.see(Duration::from_nanos(now), &arrived);
         }
         true
     }
 
-    /// A node begins on a machine: its number. It owns the sockets that were bound for it.
-    pub fn node_begins(&mut self, host: u32) -> u32 {
-        let machine = self.machine(host);
-        let number = (0..).map(|n| host + n * NEXT_NODE).find(|n| machine.nodes.get(n) != Some(&true));
-        let number = number.unwrap_or(host);
-        machine.nodes.insert(number, true);
-        for socket in machine.fresh.drain(..) {
-            socket.store(number, Ordering::Relaxed);
-        }
-        number
-    }
-
     pub fn started(&mut self, host: u32, number: u32, node: &Node) {
         let at = self.at();
-        let starts = self.machine(host).starts.entry(number).or_default();
-        *starts += 1;
-        let life = *starts;
+        let life = self.machine(host).residents.started(number);
         self.watch.see(at, &Seen::Started { node: number, life, entity: node.me() });
     }
 
@@ -332,11 +307,9 @@ impl Net {
         let machine = self.machine(host);
         machine.running = false;
         machine.life += 1;
-        machine.fresh.clear();
         machine.wakers.clear();
-        let nodes = std::mem::take(&mut machine.nodes);
-        for number in nodes.into_iter().filter_map(|(number, runs)| runs.then_some(number)) {
-            self.watch.see(Duration::from_nanos(now), &Seen::Stopped { node: number });
+        for node in machine.residents.crash() {
+            self.watch.see(Duration::from_nanos(now), &Seen::Stopped { node });
         }
         self.disks_of(host).for_each(Disk::crash);
     }
@@ -349,9 +322,11 @@ mod tests {
     #[test]
     fn a_frame_comes_back_as_it_was() {
         let addr = |n| SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, n), 7_000 + u16::from(n));
-        let frame =
-            Frame { at: 5, id: 6, node: 7, src: addr(1), dst: addr(2), ecn: Ecn::Ce, data: vec![1, 2, 3] };
-        assert_eq!(Frame::decode(&frame.encode()), Some(frame.clone()));
-        assert_eq!(Frame::decode(&frame.encode()[..HEAD - 1]), None);
+        for node in [None, Some(7)] {
+            let (src, dst) = (addr(1), addr(2));
+            let frame = Frame { at: 5, id: 6, node, src, dst, ecn: Ecn::Ce, data: vec![1, 2, 3] };
+            assert_eq!(Frame::decode(&frame.encode()), Some(frame.clone()));
+            assert_eq!(Frame::decode(&frame.encode()[..HEAD - 1]), None);
+        }
     }
 }

@@ -9,7 +9,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use net_proto::node::{Command, Event, Node, Taken};
@@ -24,8 +23,9 @@ use net_shell::runtime::{
 use net_tokio::Tokio;
 use turmoil::net::UdpSocket;
 
-use super::net::{Frame, NOBODY, try_with, with};
+use super::net::{Frame, try_with, with};
 use crate::checkers::{Seen, Wants};
+use crate::residents::Owner;
 
 /// Datagrams in one batch, sent or received.
 const BATCH: usize = 64;
@@ -74,11 +74,10 @@ impl Runtime for HostRuntime {
         };
         let socket = socket?;
         let port = socket.local_addr()?.port();
-        let node = Arc::new(AtomicU32::new(NOBODY));
-        with(|net| net.machine(self.host).fresh.push(node.clone()));
         let addr = SocketAddr::from((ip, port));
+        let owner = with(|net| net.machine(self.host).residents.bound(addr));
         let socket = Arc::new(socket);
-        let sender = Arc::new(Sender { socket, host: self.host, addr, node, options: *options });
+        let sender = Arc::new(Sender { socket, host: self.host, addr, owner, options: *options });
         let receiver = Receiver {
             sender: sender.clone(),
             runtime: self.clone(),
@@ -136,8 +135,8 @@ impl Runtime for HostRuntime {
         );
     }
 
-    fn watcher(&self) -> Option<Box<dyn Watcher>> {
-        let number = with(|net| net.node_begins(self.host));
+    fn watcher(&self, sockets: &[SocketAddr]) -> Option<Box<dyn Watcher>> {
+        let number = with(|net| net.machine(self.host).residents.begins(self.host, sockets));
         Some(Box::new(Looks { host: self.host, number, life: self.life(), turn: (0, 0) }))
     }
 }
@@ -153,8 +152,7 @@ struct Sender {
     host: u32,
     /// The machine's own address, with the port.
     addr: SocketAddr,
-    /// The node that it belongs to.
-    node: Arc<AtomicU32>,
+    owner: Owner,
     options: UdpOptions,
 }
 
@@ -180,7 +178,7 @@ impl UdpTx for Sender {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let ecn = if self.options.ecn { t.ecn } else { Ecn::NotEct };
-        let from = (self.host, self.addr.port(), self.node.load(Ordering::Relaxed));
+        let from = (self.host, self.addr.port(), self.owner.get());
         for data in t.data.chunks(segment) {
             for (to, frame) in with(|net| net.send(from, t.to, ecn, data)) {
                 // The links decided already that it arrives.
@@ -253,7 +251,7 @@ impl UdpRx for Receiver {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Batch<'_>>> {
         self.collect(cx)?;
         let (host, addr) = (self.sender.host, self.sender.addr);
-        let node = self.sender.node.load(Ordering::Relaxed);
+        let node = self.sender.owner.get();
         self.slots.clear();
         let now = with(|net| net.now());
         while self.slots.len() < BATCH
@@ -358,7 +356,7 @@ impl Drop for Looks {
         try_with(|net| {
             let machine = net.machine(self.host);
             if machine.life == self.life {
-                machine.nodes.insert(self.number, false);
+                machine.residents.ended(self.number);
             }
         });
     }

@@ -334,8 +334,6 @@ impl World {
 
     /// A node's clock jumps ahead.
     pub fn jump_clock(&mut self, place: u32, by: Duration) {
-        if (place as usize) < self.len() {
-            self.shift_clock(place, nanos(by));
-        }
+        self.change_clock(place, |clock, _| clock.jump(nanos(by)));
     }
 }

@@ -20,6 +20,7 @@ impl World {
         let place = self.add_place(false);
         let p = &mut self.places[place as usize];
         (p.plain, p.machine) = (false, true);
+        self.exec.set_clock(place, p.clock);
         // Its sockets have addresses, the machine alone has none.
         self.owners.remove(&default_addr(place));
         place
@@ -29,7 +30,7 @@ impl World {
     pub fn runtime(&self, host: u32) -> Arc<dyn Runtime> {
         let p = &self.places[host as usize];
         let exec = self.exec.clone();
-        Arc::new(HostRuntime { exec, host, ip: p.addr.ip(), clock_offset: p.clock.read(0) })
+        Arc::new(HostRuntime { exec, host, ip: p.addr.ip() })
     }
 
     /// Adds a machine and starts a task on it that gets its runtime.
@@ -56,16 +57,23 @@ impl World {
     /// Stops a machine as a power cut does: its tasks, sockets and unsynced writes are gone.
     pub fn crash_host(&mut self, host: u32) {
         self.places[host as usize].chain.numbers(&[self.now, 0xdead]);
-        self.watch.see(self.now(), &Seen::Stopped { node: host });
         self.places[host as usize].powered = false;
-        self.exec.crash(host);
+        for node in self.exec.crash(host) {
+            self.watch.see(self.now(), &Seen::Stopped { node });
+        }
         self.owners.retain(|_, owner| *owner != Owner::Host(host));
     }
 
     /// Lets all ready tasks run and takes out what they did. `turn`: only this machine may be called now.
     pub(super) fn run_tasks(&mut self, turn: Option<u32>) {
         let mut ran = std::mem::take(&mut self.ran);
-        self.exec.run(self.now, turn, &mut ran);
+        let stage = Stage {
+            watch: std::mem::replace(&mut self.watch, Watch::new(None)),
+            now: self.now,
+            seed: self.seed(),
+            invariants_every: self.config.invariants_every,
+        };
+        self.watch = stage::play(stage, || self.exec.run(self.now, turn, &mut ran));
         for (host, number) in ran.polled.drain(..) {
             self.places[host as usize].chain.numbers(&[self.now, 8, number]);
         }
@@ -75,11 +83,21 @@ impl World {
                 None => self.owners.remove(&addr),
             };
         }
-        for Outgoing { place, from, to, ecn, data, segment } in ran.outbox.drain(..) {
+        for (node, addr) in ran.paths.drain(..) {
+            self.refuse_attackers(node, addr);
+        }
+        for Outgoing { place, node, from, to, ecn, data, segment } in ran.outbox.drain(..) {
             self.stats.batches += 1;
             let chain = &mut self.places[place as usize].chain;
             chain.numbers(&[self.now, 7]);
             chain.bytes(&data);
+            let from = self.machine_source(place, from, to);
+            for (datagram, id) in data.chunks(segment).zip(self.stats.datagrams + 1..) {
+                if let Some(node) = node {
+                    let sent = Seen::Sent { node, id, src: from, dst: to, ecn, data: datagram };
+                    self.watch.see(Duration::from_nanos(self.now), &sent);
+                }
+            }
             if segment >= data.len() {
                 self.depart(place, from, to, data, ecn);
                 continue;
@@ -190,11 +208,7 @@ impl World {
 
     /// Sets how fast a node's clock runs from now on, in parts per million off.
     pub fn drift(&mut self, place: u32, ppm: i32) {
-        let now = self.now;
-        if let Some(p) = self.places.get_mut(place as usize) {
-            p.clock.set_drift(now, ppm);
-            self.rearm(place);
-        }
+        self.change_clock(place, |clock, now| clock.set_drift(now, ppm));
     }
 
     /// The way from one node to another, if there is one yet.
@@ -284,10 +298,14 @@ impl World {
         }
     }
 
-    /// Gives a node another address; what is on the way to the old one arrives nowhere.
+    /// Gives a node another address; what is on the way to the old one arrives nowhere. A machine with tasks
+    /// notices nothing: the others see its port 7000 at `addr`, its other ports as far from there.
     pub fn roam(&mut self, place: u32, addr: SocketAddr) {
         self.by_node = false;
         let p = &mut self.places[place as usize];
+        if p.machine {
+            return self.see_machine_at(place, addr);
+        }
         p.plain = false;
         let visible = p.public.unwrap_or(p.addr);
         self.owners.remove(&visible);
@@ -301,11 +319,24 @@ impl World {
     pub fn rebind(&mut self, place: u32, public: SocketAddr) {
         self.by_node = false;
         let p = &mut self.places[place as usize];
+        if p.machine {
+            return self.see_machine_at(place, public);
+        }
         p.plain = false;
         let visible = p.public.unwrap_or(p.addr);
         self.owners.remove(&visible);
         p.public = Some(public);
         self.owners.insert(public, Owner::Node(place));
+    }
+
+    fn see_machine_at(&mut self, place: u32, addr: SocketAddr) {
+        if let Some(nat) = self.places[place as usize].nat {
+            // It moves behind its translation: the others see it at another port.
+            return self.nats[nat].rebind();
+        }
+        self.machine_seen_at.retain(|_, of| *of != place);
+        self.machine_seen_at.insert(addr.ip(), place);
+        self.places[place as usize].public = Some(addr);
     }
 
     /// An attacker beside the path of two nodes: it copies every datagram between them and sends the

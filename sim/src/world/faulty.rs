@@ -56,7 +56,7 @@ impl World {
     }
 
     pub(crate) fn is_host(&self, place: u32) -> bool {
-        self.places[place as usize].life == 0
+        self.places[place as usize].machine
     }
 
     pub(crate) fn is_bare(&self, place: u32) -> bool {
@@ -73,16 +73,14 @@ impl World {
         self.chain.numbers(numbers);
     }
 
-    /// A node's clock jumps ahead by some nanoseconds.
-    pub(crate) fn shift_clock(&mut self, place: u32, by: u64) {
-        self.exec.shift_clock(place, by);
-        let p = &mut self.places[place as usize];
-        p.clock.jump(by);
-        self.rearm(place);
-    }
-
-    /// What was armed by the old clock may be due now.
-    pub(super) fn rearm(&mut self, place: u32) {
+    /// Changes a node's or a machine's clock. What was armed by the old one may be due now.
+    pub(crate) fn change_clock(&mut self, place: u32, change: impl FnOnce(&mut Clock, u64)) {
+        let now = self.now;
+        let Some(p) = self.places.get_mut(place as usize) else { return };
+        change(&mut p.clock, now);
+        if p.machine {
+            self.exec.set_clock(place, p.clock);
+        }
         self.places[place as usize].armed = None;
         if let Some((at, reason)) = self.node(place).and_then(Node::poll_timeout) {
             self.arm(place, at, reason);
@@ -92,12 +90,10 @@ impl World {
     /// The address translation before a node forgets: a NAT its mappings, without a NAT the node is
     /// seen under another address.
     pub(crate) fn forget_mappings(&mut self, place: u32, public: SocketAddr) {
-        if place as usize >= self.places.len() || self.is_host(place) {
-            return;
-        }
-        match self.places[place as usize].nat {
-            Some(nat) => self.nats[nat].rebind(),
-            None => self.rebind(place, public),
+        match self.places.get(place as usize).map(|p| p.nat) {
+            Some(Some(nat)) => self.nats[nat].rebind(),
+            Some(None) => self.rebind(place, public),
+            None => {}
         }
     }
 
@@ -123,8 +119,12 @@ impl World {
         self.nats[p.nat?].last_used(p.addr)
     }
 
-    /// Gives a node one more address; what is sent to it arrives, and is answered from it.
+    /// Gives a node one more address; what is sent to it arrives, and is answered from it. Machines with
+    /// tasks have one address: asked for two, the run fails.
     pub fn also_at(&mut self, place: u32, addr: SocketAddr) {
+        if self.is_host(place) {
+            return self.fail(Some(place), "a machine with tasks has one address, and no other beside it");
+        }
         self.by_node = false;
         self.places[place as usize].also.push(addr);
         self.owners.insert(addr, Owner::Node(place));
@@ -142,7 +142,7 @@ impl World {
     }
 
     pub(crate) fn move_to(&mut self, place: u32, addr: SocketAddr) {
-        if (place as usize) < self.places.len() && !self.is_host(place) {
+        if (place as usize) < self.places.len() {
             self.roam(place, addr);
         }
     }

@@ -35,6 +35,7 @@ use crate::nat::Nat;
 use crate::net::{Link, LinkConfig, LinkStats, Shared};
 use crate::null::Null;
 use crate::plan::Faults;
+use crate::stage::{self, Stage};
 use crate::trace::{self, Chain};
 
 use queue::{Entry, Kind, Queue, Slab};
@@ -282,6 +283,8 @@ pub struct World {
     failure: Option<Failure>,
     nats: Vec<Nat>,
     nat_of: BTreeMap<IpAddr, usize>,
+    /// Machines that are seen at another address than their own.
+    machine_seen_at: BTreeMap<IpAddr, u32>,
     pub(crate) faults: Faults,
     pub(crate) watch: Watch,
 }
@@ -299,6 +302,7 @@ impl World {
             watch,
             nats: Vec::new(),
             nat_of: BTreeMap::new(),
+            machine_seen_at: BTreeMap::new(),
             faults: Faults::default(),
             exec: Exec::new(config.seed),
             ran: Ran::default(),
@@ -889,14 +893,20 @@ impl World {
         self.watch.see(self.now(), &Seen::Event { node: place, event: &event });
         if let Event::Connected { path, .. } | Event::PathChanged { path, .. } = &event
             && let Some(addr) = path.udp_addr()
-            && !matches!(self.owner_of(&addr), None | Some(Owner::Node(_) | Owner::Host(_)))
         {
-            self.fail(Some(place), format!("an attacker's address became the path: {event:?}"));
+            self.refuse_attackers(place, addr);
         }
         if self.places[place as usize].bare {
             self.places[place as usize].events.push(event);
         } else {
             self.call_app(place, |app, cx| app.on_event(cx, event));
+        }
+    }
+
+    /// An address became a path of a node.
+    fn refuse_attackers(&mut self, node: u32, addr: SocketAddr) {
+        if !matches!(self.owner_of(&addr), None | Some(Owner::Node(_) | Owner::Host(_))) {
+            self.fail(Some(node), format!("an attacker's address became the path: {addr}"));
         }
     }
 

@@ -162,17 +162,11 @@ impl World {
 
     pub(super) fn arrive(&mut self, mut packet: Packet) {
         let index = packet.to as usize;
-        let owner = self.owner_of(&packet.dst);
-        if owner == Some(Owner::Host(packet.to)) {
-            self.stats.arrived += 1;
-            let chain = &mut self.places[index].chain;
-            chain.numbers(&[self.now, 1, packet.ecn as u64]);
-            chain.bytes(&packet.data);
-            let Packet { to, dst, src, ecn, data, .. } = packet;
-            return self.exec.deliver(to, dst, src, ecn, data);
+        if self.places[index].machine {
+            return self.arrive_at_machine(packet);
         }
-        let own = owner == Some(Owner::Node(packet.to));
-        if !(own || self.admitted(&packet)) || self.places[index].node.is_none() {
+        let own = self.owner_of(&packet.dst) == Some(Owner::Node(packet.to));
+        if !(own || self.translated(&packet).is_some()) || self.places[index].node.is_none() {
             self.stats.nowhere += 1;
             return self.recycle(packet.data);
         }
@@ -189,6 +183,63 @@ impl World {
         self.recycle(packet.data);
     }
 
+    fn arrive_at_machine(&mut self, packet: Packet) {
+        let Some(socket) = self.socket_for(&packet) else {
+            self.stats.nowhere += 1;
+            return self.recycle(packet.data);
+        };
+        let Packet { id, from, to, dst, src, ecn, data, .. } = packet;
+        self.stats.arrived += 1;
+        let chain = &mut self.places[to as usize].chain;
+        chain.numbers(&[self.now, 1, ecn as u64]);
+        chain.bytes(&data);
+        // As a node would see it: what finds no room in the socket never came.
+        let Some(node) = self.exec.has_room(to, socket, data.len()) else { return self.recycle(data) };
+        if let Some(node) = node {
+            let arrived = Seen::Arrived { node, id, from, src, dst, data: &data };
+            self.watch.see(Duration::from_nanos(self.now), &arrived);
+        }
+        self.exec.deliver(to, socket, src, ecn, data);
+    }
+
+    /// The socket of a machine that a packet is for, by the machine's own address.
+    fn socket_for(&mut self, packet: &Packet) -> Option<SocketAddr> {
+        let p = &self.places[packet.to as usize];
+        let (addr, dst) = (p.addr, packet.dst);
+        match p.public {
+            _ if p.nat.is_some() && dst.ip() != addr.ip() => self.translated(packet),
+            Some(public) if public.ip() == dst.ip() => {
+                let port = dst.port().wrapping_sub(public.port()).wrapping_add(addr.port());
+                Some(SocketAddr::new(addr.ip(), port))
+            }
+            Some(_) => None,
+            None => (self.owner_of(&dst) == Some(Owner::Host(packet.to))).then_some(dst),
+        }
+    }
+
+    /// The address that others see a datagram of a machine's socket come from.
+    pub(super) fn machine_source(&mut self, place: u32, from: SocketAddr, dst: SocketAddr) -> SocketAddr {
+        let p = &self.places[place as usize];
+        match (p.nat, p.public) {
+            (Some(nat), _) if !self.share_a_nat(place, &dst) => self.nats[nat].outbound(self.now, from, dst),
+            (None, Some(public)) => {
+                let port = from.port().wrapping_sub(p.addr.port()).wrapping_add(public.port());
+                SocketAddr::new(public.ip(), port)
+            }
+            _ => from,
+        }
+    }
+
+    /// Whether an address is that of somebody behind the same translation.
+    fn share_a_nat(&self, place: u32, addr: &SocketAddr) -> bool {
+        match self.owner_of(addr) {
+            Some(Owner::Node(to) | Owner::Host(to)) => {
+                self.places[to as usize].nat == self.places[place as usize].nat
+            }
+            _ => false,
+        }
+    }
+
     /// The address that others see a node's datagram come from.
     fn source(&mut self, place: u32, path: &Path, dst: SocketAddr) -> SocketAddr {
         let p = &self.places[place as usize];
@@ -199,12 +250,8 @@ impl World {
         if let Some(own) = chosen {
             return own;
         }
-        let neighbour = || match self.owner_of(&dst) {
-            Some(Owner::Node(to)) => self.places[to as usize].nat == p.nat,
-            _ => false,
-        };
         match p.nat {
-            Some(nat) if !neighbour() => {
+            Some(nat) if !self.share_a_nat(place, &dst) => {
                 let inside = p.addr;
                 self.nats[nat].outbound(self.now, inside, dst)
             }
@@ -224,12 +271,15 @@ impl World {
         self.owners.get(addr).copied()
     }
 
-    /// The machine with this address, whatever its sockets.
+    /// The machine that is seen at this address, whatever its sockets.
     fn machine_at(&self, addr: &SocketAddr) -> Option<u32> {
+        if let Some(moved) = self.machine_seen_at.get(&addr.ip()) {
+            return Some(*moved);
+        }
         let SocketAddr::V4(v4) = addr else { return None };
         let place = u32::from(*v4.ip()).wrapping_sub(FIRST_ADDR);
         let p = self.places.get(place as usize)?;
-        (p.machine && p.addr.ip() == addr.ip()).then_some(place)
+        (p.machine && p.public.is_none() && p.addr.ip() == addr.ip()).then_some(place)
     }
 
     /// Who gets what a node sends to an address.
@@ -242,10 +292,14 @@ impl World {
                 let hidden = p.nat.is_some() && p.nat != mine && p.addr == dst;
                 (!hidden).then_some(Owner::Node(to))
             }
-            Some(owner) => Some(owner),
+            Some(owner @ (Owner::Copier(_) | Owner::Outsider(_))) => Some(owner),
             // Whether the socket is there is seen when the datagram is.
-            None if self.machine_at(&dst).is_some() => self.machine_at(&dst).map(Owner::Host),
-            None => {
+            Some(Owner::Host(_)) | None if self.machine_at(&dst).is_some() => {
+                let to = self.machine_at(&dst)?;
+                let p = &self.places[to as usize];
+                (p.nat.is_none() || p.nat == mine).then_some(Owner::Host(to))
+            }
+            _ => {
                 let nat = *self.nat_of.get(&dst.ip())?;
                 let inside = self.nats[nat].leads_to(self.now, dst, mine == Some(nat))?;
                 self.owners.get(&inside).copied()
@@ -253,11 +307,13 @@ impl World {
         }
     }
 
-    /// Whether a NAT lets an arriving datagram through to its node now.
-    fn admitted(&mut self, packet: &Packet) -> bool {
-        let Some(nat) = self.nat_of.get(&packet.dst.ip()).copied() else { return false };
+    /// The address behind a NAT that an arriving datagram is let through to now, if it is its receiver's.
+    fn translated(&mut self, packet: &Packet) -> Option<SocketAddr> {
+        let nat = self.nat_of.get(&packet.dst.ip()).copied()?;
         let hairpin = self.nats[nat].public_ip() == packet.src.ip();
-        let inside = self.nats[nat].inbound(self.now, packet.src, packet.dst, hairpin);
-        inside.is_some_and(|i| self.owners.get(&i) == Some(&Owner::Node(packet.to)))
+        let inside = self.nats[nat].inbound(self.now, packet.src, packet.dst, hairpin)?;
+        let owner = self.owners.get(&inside).copied();
+        let its = owner == Some(Owner::Node(packet.to)) || owner == Some(Owner::Host(packet.to));
+        its.then_some(inside)
     }
 }
