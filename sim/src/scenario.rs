@@ -12,7 +12,7 @@ use crate::app::{App, Ctx};
 use crate::checkers::{
     BoundedMemory, Broken, Checker, CreditReturned, Delivery, Honest, LedgerBalances, Seen, Wants,
 };
-use crate::plan::{Core, Kind, Plan, Swarm};
+use crate::plan::{Core, Fault, Kind, LinkFault, Plan, Swarm, What};
 use crate::traffic::{MARKER, message};
 use crate::world::{Failure, World, WorldConfig};
 use crate::{LinkConfig, bus, sometimes};
@@ -470,6 +470,20 @@ fn quick(plan: &Plan) -> WorldConfig {
         tuned(place, node);
         node.session.keys.rekey_after = Duration::from_secs(2);
     })
+}
+
+/// A plan of the scenario `two-faults` with so many faults, of which two make it fail.
+pub fn two_faults_among(faults: usize, nodes: u32) -> Plan {
+    let secs = Duration::from_secs;
+    let mut plan = Plan::quiet("two-faults", 1, nodes, secs(20));
+    let swarm = swarm("two-faults", nodes, plan.time).at_most(faults as u32);
+    let harmless = |f: &Fault| !matches!(&f.what, What::Crash(_) | What::Link { does: LinkFault::Cut, .. });
+    let drawn = (0..).flat_map(|seed| Plan::random(seed, &swarm).faults);
+    plan.faults = drawn.filter(harmless).take(faults.saturating_sub(2)).collect();
+    plan.faults.push(Fault::new(secs(12), secs(4), What::link(3, 4, LinkFault::Cut)));
+    plan.faults.push(Fault::new(secs(13), secs(1), What::Crash(7)));
+    plan.faults.sort_by_key(|fault| fault.at);
+    plan
 }
 
 /// A mesh with a planted failure of two faults: node 7 starts again while 3 cannot reach 4.

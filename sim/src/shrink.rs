@@ -40,6 +40,9 @@ pub fn class(what: &str) -> String {
     out
 }
 
+/// Into so many groups nodes are divided at first.
+const COARSE: usize = 8;
+
 struct Search<F> {
     run: F,
     class: String,
@@ -64,7 +67,8 @@ impl<F: FnMut(&Plan) -> Option<Failure>> Search<F> {
     }
 
     /// Delta debugging (Zeller and Hildebrandt, 2002): a list from which nothing can be left out.
-    fn ddmin<T: Clone>(&mut self, mut items: Vec<T>, of: impl Fn(&[T]) -> Plan) -> Vec<T> {
+    /// In no more than `finest` parts, that is in all but the smallest of groups.
+    fn ddmin<T: Clone>(&mut self, mut items: Vec<T>, finest: usize, of: impl Fn(&[T]) -> Plan) -> Vec<T> {
         if items.is_empty() || self.fails(&of(&[])) {
             return Vec::new();
         }
@@ -88,12 +92,25 @@ impl<F: FnMut(&Plan) -> Option<Failure>> Search<F> {
                     parts = next.min(kept.len().max(2));
                     items = kept;
                 }
-                None if parts >= items.len() => break,
+                None if parts >= items.len().min(finest) => break,
                 None => parts = (parts * 2).min(items.len()),
             }
         }
         items
     }
+
+    /// Whether it is the faults that make a plan fail.
+    fn blames_faults(&mut self, plan: &Plan) -> bool {
+        let failure = self.failure.clone();
+        let fails = self.fails(&plan.with_faults(Vec::new()));
+        self.failure = failure;
+        !fails
+    }
+}
+
+/// A plan with some of its nodes, in rising order; they get the lowest numbers.
+fn only(plan: &Plan, kept: &[u32]) -> Plan {
+    plan.renumbered(kept.len() as u32, &|n| kept.binary_search(&n).ok().map(|i| i as u32))
 }
 
 /// Shrinks a plan that fails. `run` says how a plan fails, `most` how often it may be called. `None`:
@@ -113,22 +130,31 @@ pub fn shrink(plan: &Plan, most: u32, mut run: impl FnMut(&Plan) -> Option<Failu
         }
     }
 
+    // Whole nodes, in large groups: with each go all faults that name it, and in a smaller world every later step
+    // is cheaper.
+    let all: Vec<u32> = (0..plan.nodes).collect();
+    let kept = search.ddmin(all, COARSE, |kept: &[u32]| only(&plan, kept));
+    let fewer = only(&plan, &kept);
+    if search.blames_faults(&fewer) {
+        plan = fewer;
+    }
+
     let whole = plan.clone();
-    let faults = search.ddmin(plan.faults.clone(), |faults: &[Fault]| whole.with_faults(faults.to_vec()));
+    let faults =
+        search.ddmin(plan.faults.clone(), usize::MAX, |faults: &[Fault]| whole.with_faults(faults.to_vec()));
     plan = whole.with_faults(faults);
 
-    // Nodes that no fault names; the others keep their order and get the lowest numbers.
+    // Nodes that no fault names.
     let named = plan.named_nodes();
     let others: Vec<u32> = (0..plan.nodes).filter(|n| !named.contains(n)).collect();
-    let whole = plan.clone();
     let with = |others: &[u32]| {
         let mut kept: Vec<u32> = named.iter().chain(others).copied().collect();
         kept.sort_unstable();
-        whole.renumbered(kept.len() as u32, &|n| kept.binary_search(&n).ok().map(|i| i as u32))
+        only(&plan, &kept)
     };
-    let others = search.ddmin(others, with);
+    let others = search.ddmin(others, usize::MAX, with);
     let fewer = with(&others);
-    if fewer.nodes < plan.nodes {
+    if fewer.nodes < plan.nodes && (fewer.faults.is_empty() || search.blames_faults(&fewer)) {
         plan = fewer;
     }
 
@@ -205,6 +231,22 @@ mod tests {
             let shrunk = shrink(&crowd(100), 2_000, run).unwrap();
             let left: Vec<u32> = shrunk.plan.faults.iter().map(|f| (f.at.as_millis() / 100) as u32).collect();
             assert_eq!(left, needed);
+        }
+    }
+
+    /// With too few nodes a test may fail whatever the faults are: that explains nothing.
+    #[test]
+    fn nodes_without_which_nothing_works_stay() {
+        let needs = |nodes: u32| {
+            move |plan: &Plan| {
+                let fails = plan.nodes < nodes || run(plan).is_some();
+                fails.then(|| Failure { at: ms(59_000), node: None, what: "no agreement".into() })
+            }
+        };
+        for nodes in [1, 4, 50] {
+            let shrunk = shrink(&crowd(500), 1_000, needs(nodes)).unwrap();
+            assert_eq!(shrunk.plan.faults.len(), 2, "{}", shrunk.plan);
+            assert!(shrunk.plan.nodes >= nodes, "{}", shrunk.plan);
         }
     }
 

@@ -109,14 +109,7 @@ fn the_first_event_that_differs_is_found() {
 
 #[test]
 fn a_failure_of_two_faults_among_many_is_shrunk_to_them() {
-    let mut plan = Plan::random(1, &scenario::swarm("two-faults", 10, Duration::from_secs(8)).at_most(60));
-    plan.faults.retain(|f| !f.to_string().contains(" cut ") && !f.to_string().contains(" crash "));
-    let secs = Duration::from_secs;
-    plan = plan.with(Fault::new(secs(3), secs(3), What::link(3, 4, LinkFault::Cut))).with(Fault::new(
-        secs(4),
-        secs(1),
-        What::Crash(7),
-    ));
+    let plan = scenario::two_faults_among(60, 10);
     let run = |p: &Plan| scenario::named("two-faults").unwrap()(p).err();
     let shrunk = shrink(&plan, 500, run).expect("it fails");
     assert_eq!(shrunk.plan.faults.len(), 2, "{}", shrunk.plan);
