@@ -116,7 +116,11 @@ impl UdpRx for Receiver {
             // The reactor keeps no readiness: it tells of what came since a poll that was pending, and of what
             // lies in the socket when that poll begins. So the socket is asked first, unless it was empty.
             if self.empty {
-                ready!(self.socket.ready.poll_readable(cx))?;
+                let ready = self.socket.ready.poll_readable(cx);
+                if ready.is_pending() {
+                    self.memory.rest();
+                }
+                ready!(ready)?;
                 self.empty = false;
             }
             match self.socket.inner.fill(&mut self.memory) {

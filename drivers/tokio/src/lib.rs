@@ -128,7 +128,11 @@ struct Receiver {
 impl UdpRx for Receiver {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Batch<'_>>> {
         loop {
-            ready!(self.socket.ready.poll_recv_ready(cx))?;
+            let ready = self.socket.ready.poll_recv_ready(cx);
+            if ready.is_pending() {
+                self.memory.rest();
+            }
+            ready!(ready)?;
             let Self { socket, memory } = self;
             let mut came = false;
             let asked = socket.ready.try_io(Interest::READABLE, || {

@@ -104,7 +104,7 @@ impl UdpSocket {
     pub fn fill(&self, memory: &mut Slots) -> io::Result<()> {
         memory.filled = 0;
         memory.drained = false;
-        let slots = &mut memory.slots;
+        let slots = memory.ready();
         let mut meta = [RecvMeta::default(); MAX_SLOTS];
         let count = slots.len().min(MAX_SLOTS);
         let got = {

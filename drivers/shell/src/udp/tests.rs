@@ -48,19 +48,43 @@ fn a_batch_keeps_boundaries_and_ecn_in_both_families() {
 #[test]
 fn a_receive_with_a_buffer_to_spare_knows_that_the_socket_is_empty() {
     let (a, b) = pair("127.0.0.1:0", UdpOptions::default());
-    let mut memory = Slots::new();
+    let mut memory = Slots { slots: vec![Slot::new(SLOT)], ..Slots::new() };
     let mut one = |byte| {
-        let t = Transmit { to: b.local_addr(), from: None, ecn: Ecn::NotEct, data: &[byte], segment: None };
-        a.try_send(&t).unwrap();
+        send_one(&a, &b, byte);
         while b.fill(&mut memory).is_err() {
             assert!(!memory.drained(), "nothing was received");
             std::thread::yield_now();
         }
         memory.drained()
     };
-    // It begins with one buffer, and takes another when that was full.
+    // It has one buffer, and takes another when that was full.
     assert!(!one(1));
     assert_eq!(one(2), cfg!(any(target_os = "linux", target_os = "android")));
+}
+
+fn send_one(a: &UdpSocket, b: &UdpSocket, byte: u8) {
+    let t = Transmit { to: b.local_addr(), from: None, ecn: Ecn::NotEct, data: &[byte], segment: None };
+    a.try_send(&t).unwrap();
+}
+
+#[test]
+fn sockets_that_receive_in_turn_share_memory() {
+    let (a, b) = pair("127.0.0.1:0", UdpOptions::default());
+    let mut used = std::collections::HashSet::new();
+    let mut sockets: Vec<_> = (0..100).map(|_| Slots::new()).collect();
+    for memory in &mut sockets {
+        send_one(&a, &b, 7);
+        while b.fill(memory).is_err() {
+            std::thread::yield_now();
+        }
+        let batch = memory.batch();
+        assert_eq!(batch.0[0].buf[0], 7);
+        used.insert(batch.0[0].buf.as_ptr());
+        memory.rest();
+        assert_eq!(memory.batch().0.len(), 0, "what rests belongs to others");
+    }
+    // Tests beside this one take from the same memory.
+    assert!(used.len() < 50, "{} buffers for sockets that never receive at once", used.len());
 }
 
 #[test]
