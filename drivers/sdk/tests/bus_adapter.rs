@@ -4,14 +4,16 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use common::clock::Clock;
 use common::{fresh, soon};
-use net_sdk::net::{Backpressure, BatchConfig, PollRequest, ReadOptions, Safe};
+use net_sdk::net::{Backpressure, BatchConfig, PollRequest, Position, ReadOptions, Safe, Shard};
 use net_sdk::{Net, Runtime, SdkError};
-use net_shell::bus::adapter::AdapterError;
+use net_shell::bus::adapter::{Adapter, AdapterCaps, AdapterError, BoxFut, Link, Page, Setup};
 use net_shell::bus::conformance::conformance;
-use net_shell::bus::engine::{Engine, Faults};
+use net_shell::bus::engine::{Engine, EngineAdapter, Faults};
 
 fn both<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Runtime>) -> F) {
     let rt = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -425,6 +427,111 @@ fn a_bus_that_is_dropped_ends_by_itself() {
             assert_eq!(taken, if down { 0 } else { 50 }, "an engine that is there gets everything");
             std::fs::remove_dir_all(&dir).unwrap();
         }
+    });
+}
+
+/// An engine whose place for events can never work.
+struct Refusing(EngineAdapter);
+
+impl Adapter for Refusing {
+    fn name(&self) -> &'static str {
+        "refusing"
+    }
+    fn caps(&self) -> AdapterCaps {
+        self.0.caps()
+    }
+    fn start<'a>(&'a self, setup: &'a Setup) -> BoxFut<'a, Result<(), AdapterError>> {
+        self.0.start(setup)
+    }
+    fn open(&self, _: Shard) -> BoxFut<'_, Result<Box<dyn Link>, AdapterError>> {
+        Box::pin(async { Err(AdapterError::Config("it cannot work".into())) })
+    }
+    fn read<'a>(
+        &'a self,
+        from: &'a [(Shard, Option<Position>)],
+        limit: usize,
+        wait: Duration,
+    ) -> BoxFut<'a, Result<Vec<Page>, AdapterError>> {
+        self.0.read(from, limit, wait)
+    }
+    fn tail<'a>(&'a self, shards: &'a [Shard]) -> BoxFut<'a, Result<Vec<(Shard, Position)>, AdapterError>> {
+        self.0.tail(shards)
+    }
+    fn shards(&self) -> BoxFut<'_, Result<Vec<Shard>, AdapterError>> {
+        self.0.shards()
+    }
+    fn health(&self) -> BoxFut<'_, Result<(), AdapterError>> {
+        self.0.health()
+    }
+    fn shutdown(&self) -> BoxFut<'_, Result<(), AdapterError>> {
+        self.0.shutdown()
+    }
+}
+
+/// Nothing is tried again, everybody hears why, and nothing is lost without a word.
+#[test]
+fn an_engine_that_refuses_for_good_is_named() {
+    both(|_| async {
+        // With a range of shards there is a task that watches them.
+        let builder = Net::builder().shards(1).max_shards(4).adapter(Refusing(Engine::new().adapter()));
+        let bus = builder.build().await.unwrap();
+        let config = |why: &SdkError| matches!(why, SdkError::Adapter(AdapterError::Config(_)));
+        let mut taken = 0;
+        let why = soon("refusal", async {
+            loop {
+                match bus.emit_raw("x") {
+                    Ok(_) => taken += 1,
+                    Err(why) => break why,
+                }
+                net_sdk::rt::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+        assert!(config(&why), "{why}");
+        assert!(bus.emit_raw_batch(&["x", "y"]).iter().all(|told| told.as_ref().is_err_and(config)));
+        assert!(soon("durable", bus.emit_durable("x")).await.is_err_and(|why| config(&why)));
+        assert_eq!(soon("flush", bus.flush()).await.is_err_and(|why| config(&why)), taken > 0);
+        let closed = soon("shutdown", bus.shutdown()).await;
+        assert_eq!((closed.lost, closed.ledger.balances()), (taken, true), "{closed:?}");
+        assert!(matches!(bus.emit_raw("x"), Err(SdkError::Shutdown)));
+    });
+}
+
+/// Names are never given twice, and what an outbox held goes first, wherever the clock of its machine goes.
+#[test]
+fn a_clock_that_jumps_does_not_confuse_an_outbox() {
+    both(|_| async {
+        let dir = fresh("bus-outbox-clock");
+        let (engine, clock) = (Engine::new(), Clock::at(0));
+        let mut names = Vec::new();
+        for hours in [500_000, 400_000, 600_000, 1, 0] {
+            engine.set(Faults::default());
+            clock.hours.store(hours, SeqCst);
+            let builder = Net::builder().shards(1).outbox(&dir).runtime(clock.clone());
+            let bus = builder.adapter(engine.adapter()).build().await.unwrap();
+            soon("replay", async {
+                while bus.stats().ledger.queued > 0 {
+                    net_sdk::rt::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .await;
+            engine.set(Faults { down: true, ..Faults::default() });
+            for n in [0, 1, 2] {
+                clock.hours.store(hours / 2 * n, SeqCst);
+                names.push(soon("durable", bus.emit_durable([n as u8])).await.unwrap().0.id);
+            }
+            // Ends without having delivered.
+            bus.bus().close();
+            soon("stop", bus.bus().stop()).await;
+        }
+        engine.set(Faults::default());
+        let bus = Net::builder().shards(1).outbox(&dir).adapter(engine.adapter()).build().await.unwrap();
+        let closed = soon("shutdown", bus.shutdown()).await;
+        assert_eq!((closed.lost, closed.kept), (0, 0));
+        assert!(names.windows(2).all(|two| two[0] < two[1]), "{names:?}");
+        assert_eq!(engine.taken(0), names);
+        drop(bus);
+        std::fs::remove_dir_all(&dir).unwrap();
     });
 }
 

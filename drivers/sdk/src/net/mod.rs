@@ -183,7 +183,16 @@ impl Net {
             self.emitted.store(route::end_of_run(n), Relaxed);
             return self.emit_at(self.next_shard(1), body);
         };
-        Ok(self.receipt(shard, taken?))
+        Ok(self.receipt(shard, taken.map_err(|why| self.refused(shard, why))?))
+    }
+
+    /// Why an event was not taken.
+    #[cold]
+    fn refused(&self, shard: Shard, why: EmitError) -> SdkError {
+        match why {
+            EmitError::Shutdown => self.ended(shard),
+            other => other.into(),
+        }
     }
 
     fn receipt(&self, shard: Shard, taken: Taken) -> Receipt {
@@ -193,7 +202,7 @@ impl Net {
     }
 
     fn emit_at(&self, shard: Shard, body: &[u8]) -> Result<Receipt> {
-        let taken = self.inner.bus.emit(shard, body)?;
+        let taken = self.inner.bus.emit(shard, body).map_err(|why| self.refused(shard, why))?;
         Ok(self.receipt(shard, taken))
     }
 
@@ -263,6 +272,10 @@ impl Net {
             Some(cell) => cell.emit_many(events.iter(), bus.unix_nanos(), each),
             None => results.extend(events.iter().map(|_| Err(SdkError::Unrouted(shard)))),
         }
+        // Not above, where the shard is locked.
+        for refused in results.iter_mut().filter(|told| matches!(told, Err(SdkError::Shutdown))) {
+            *refused = Err(self.ended(shard));
+        }
         results
     }
 
@@ -274,7 +287,7 @@ impl Net {
         let bus = &self.inner.bus;
         let Some(cell) = bus.cell(receipt.shard()) else { return Err(SdkError::Shutdown) };
         if !poll_fn(|cx| cell.poll_safe(receipt.number, cx)).await {
-            return Err(self.ended());
+            return Err(self.ended(receipt.shard()));
         }
         let (_, acked) = cell.confirmed();
         Ok((
@@ -287,9 +300,15 @@ impl Net {
         ))
     }
 
-    /// Why the bus is over.
-    fn ended(&self) -> SdkError {
-        self.inner.bus.outbox_error().map_or(SdkError::Shutdown, SdkError::Outbox)
+    /// Why the bus is over, or one shard alone, which the engine refused for good.
+    fn ended(&self, shard: Shard) -> SdkError {
+        let bus = &self.inner.bus;
+        let refused = || bus.shard_error(shard).filter(|_| !bus.is_closed());
+        match (bus.outbox_error(), refused()) {
+            (Some(error), _) => SdkError::Outbox(error),
+            (None, Some(error)) => SdkError::Adapter(error),
+            (None, None) => SdkError::Shutdown,
+        }
     }
 
     /// Waits until everything emitted so far is as safe as the bus can make it.
@@ -314,7 +333,7 @@ impl Net {
             .await;
             match safe {
                 Some(true) => {}
-                Some(false) => return Err(self.ended()),
+                Some(false) => return Err(self.ended(*shard)),
                 None => return Err(SdkError::Unconfirmed { why: bus.link_error() }),
             }
         }
@@ -324,7 +343,7 @@ impl Net {
     /// Whether the engine answers now. Memory always does.
     pub async fn health(&self) -> Result<()> {
         match self.inner.bus.adapter() {
-            _ if self.inner.bus.is_closed() => Err(self.ended()),
+            _ if self.inner.bus.is_closed() => Err(self.ended(0)),
             Some(adapter) => Ok(adapter.health().await?),
             None => Ok(()),
         }

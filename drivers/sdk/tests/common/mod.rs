@@ -1,6 +1,8 @@
 //! What the tests of the SDK share.
 #![allow(dead_code, unused_macros)] // each test uses its part
 
+pub mod clock;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

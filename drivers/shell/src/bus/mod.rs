@@ -5,6 +5,8 @@
 //! the engine.
 
 pub mod adapter;
+#[cfg(test)]
+mod by_hand;
 pub mod conformance;
 pub mod engine;
 mod outbox;
@@ -191,6 +193,11 @@ impl Bus {
     /// Why a link of the engine is down, if one is.
     pub fn link_error(&self) -> Option<AdapterError> {
         lock(&self.pumps).values().find_map(|pump| pump.error())
+    }
+
+    /// Why the link of a shard is down, if it is.
+    pub fn shard_error(&self, shard: Shard) -> Option<AdapterError> {
+        lock(&self.pumps).get(&shard)?.error()
     }
 
     /// Events that were sent to the engine again.

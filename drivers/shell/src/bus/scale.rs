@@ -42,3 +42,29 @@ pub(super) fn scale(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::task::{Context, Waker};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bus::by_hand::{ByHand, bus};
+
+    /// The engine may refuse one shard for good. A turn of the task ends all the same.
+    #[test]
+    fn a_shard_that_is_closed_alone_is_not_waited_for() {
+        let runtime = Arc::new(ByHand::default());
+        let bus = bus(&runtime, 1);
+        bus.cell(0).expect("a shard").close();
+        let (told, tells) = mpsc::channel();
+        // On a thread of its own, so that one that never ends is a failure.
+        std::thread::spawn(move || {
+            let task = scale(&bus, ScaleConfig::between(1, 2), Arc::default());
+            let turn = std::pin::pin!(task).poll(&mut Context::from_waker(Waker::noop()));
+            _ = told.send(turn.is_pending());
+        });
+        assert_eq!(tells.recv_timeout(Duration::from_secs(60)), Ok(true));
+    }
+}

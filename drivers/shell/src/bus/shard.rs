@@ -329,11 +329,14 @@ impl ShardCell {
         self.lock().log.depth()
     }
 
-    /// Rings `bell` once when `mark` events are unread or one finds no room. False if so many are now, or the
-    /// shard is closed.
+    /// Rings `bell` once when `mark` events are unread or one finds no room. False if so many are now. A shard
+    /// that is closed, also one alone, gets no more: there is nothing to watch.
     pub fn watch(&self, mark: u64, bell: &Arc<Bell>) -> bool {
         let mut core = self.lock();
-        if core.closed || core.log.depth() >= mark {
+        if core.closed {
+            return true;
+        }
+        if core.log.depth() >= mark {
             return false;
         }
         core.watch = Some((mark, bell.clone()));
