@@ -50,7 +50,8 @@ pub trait Adapter: Send + Sync + 'static {
 
     /// Events after the given positions (`None`: from the oldest retained), at most `limit` per
     /// shard, in order. Returns as soon as any shard has some, else an empty list after `wait`
-    /// (zero: at once). A shard that the engine does not know has none.
+    /// (zero: at once). A shard that the engine does not know has none. One that others left no room
+    /// for in the answer comes as an empty page with [`Page::more`].
     fn read<'a>(
         &'a self,
         from: &'a [(Shard, Option<Position>)],
@@ -159,7 +160,8 @@ pub struct Extent {
 pub struct Outgoing {
     /// Its name: the same on every attempt. The engine stores it beside the body.
     pub id: EventId,
-    /// When it was accepted: nanoseconds since 1970, strictly rising within a shard of one producer.
+    /// When it was accepted: nanoseconds since 1970, strictly rising within a shard of one life of a
+    /// producer. Clocks are set back: another life may begin earlier.
     pub stamp: u64,
     /// The body.
     pub raw: Bytes,
@@ -193,7 +195,7 @@ pub struct Page {
     pub lost: Option<(Position, Position)>,
     /// The events in order.
     pub events: Vec<Incoming>,
-    /// More are there already.
+    /// More of this shard are there already. Polls tell their users so.
     pub more: bool,
 }
 

@@ -1,12 +1,13 @@
 //! What every adapter must keep, as a test to be called from anywhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use net_proto::bus::{Backpressure, BatchConfig, Cursor, LogLimits, MAX_EVENT, ProducerId, Shard};
+use bytes::Bytes;
+use net_proto::bus::{Backpressure, BatchConfig, Cursor, LogLimits, MAX_EVENT, Position, ProducerId, Shard};
 
 use super::adapter::{Adapter, Setup};
 use super::{Bus, BusConfig, Item, Ordering, Reader, StoredEvent};
@@ -18,15 +19,23 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// A bus over one adapter, in its `incarnation`-th life.
 async fn life(runtime: &Arc<dyn Runtime>, adapter: Arc<dyn Adapter>, incarnation: u64) -> Arc<Bus> {
-    let producer = ProducerId(7);
-    let setup = Setup::new(runtime.clone(), producer, incarnation, SHARDS);
+    bus(runtime, adapter, (ProducerId(7), incarnation), SHARDS).await
+}
+
+async fn bus(
+    runtime: &Arc<dyn Runtime>,
+    adapter: Arc<dyn Adapter>,
+    (producer, incarnation): (ProducerId, u64),
+    shards: u16,
+) -> Arc<Bus> {
+    let setup = Setup::new(runtime.clone(), producer, incarnation, shards);
     adapter.start(&setup).await.expect("the engine is there");
     let max_event = adapter.caps().max_event.min(MAX_EVENT);
     let bus = Bus::new(
         runtime.clone(),
         BusConfig {
-            shards: SHARDS,
-            max_shards: SHARDS,
+            shards,
+            max_shards: shards,
             limits: LogLimits { events: 1 << 16, bytes: 1 << 26, keep: false },
             mode: Backpressure::FailProducer,
             max_event,
@@ -70,6 +79,102 @@ async fn read(runtime: &Arc<dyn Runtime>, reader: &mut Reader, n: usize) -> Vec<
         }
     }
     events
+}
+
+async fn end(runtime: &Arc<dyn Runtime>, bus: &Bus) {
+    bus.close();
+    confirmed(runtime, bus).await;
+    soon(runtime, "stop", bus.stop()).await;
+    assert_eq!(bus.ledger().lost.total(), 0);
+    assert_eq!(bus.adapter().expect("an adapter").shutdown().await, Ok(()));
+}
+
+/// Looks for at most `limit` events, as a poll does; and whether there is more.
+async fn poll(runtime: &Arc<dyn Runtime>, mut reader: Reader, limit: usize) -> (Vec<StoredEvent>, bool) {
+    let mut events = Vec::new();
+    while events.len() < limit {
+        match reader.pop() {
+            Some(Item::Event(event)) => events.push(event),
+            Some(other) => panic!("{other:?} after {} of {limit} events", events.len()),
+            None => match soon(runtime, "page", poll_fn(|cx| reader.poll_once(cx))).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => panic!("{error} after {} of {limit} events", events.len()),
+            },
+        }
+    }
+    (events, reader.has_more())
+}
+
+/// However many events are asked for at a time, all of them come, and it is told whether more is there.
+async fn pages(runtime: &Arc<dyn Runtime>, bus: &Arc<Bus>, want: &[StoredEvent]) {
+    let adapter = bus.adapter().expect("an adapter");
+    for limit in [1, 64, 4096, 16_384] {
+        let mut seen: BTreeMap<Shard, Vec<(Position, Bytes)>> = BTreeMap::new();
+        let mut over = BTreeSet::new();
+        loop {
+            let at = |s: Shard| (s, seen.get(&s).and_then(|seen| seen.last()).map(|(at, _)| *at));
+            let from: Vec<_> = (0..SHARDS).map(at).collect();
+            let pages = soon(runtime, "pages", adapter.read(&from, limit, Duration::ZERO)).await;
+            let pages = pages.expect("the engine is there");
+            if pages.is_empty() {
+                break;
+            }
+            for page in pages {
+                let shard = page.shard;
+                assert!(page.events.len() <= limit && page.lost.is_none(), "shard {shard}: {:?}", page.lost);
+                assert!(!over.contains(&shard), "shard {shard} had no more, and then this: {page:?}");
+                if !page.more {
+                    over.insert(shard);
+                }
+                let events = page.events.into_iter().map(|event| (event.position, event.raw));
+                seen.entry(shard).or_default().extend(events);
+            }
+        }
+        assert_eq!(
+            over,
+            (0..SHARDS).collect(),
+            "each shard said once that it had no more: {limit} at a time"
+        );
+        for (shard, seen) in seen {
+            let of = want.iter().filter(|e| e.shard == shard).map(|e| (e.position, e.raw.clone()));
+            assert!(of.eq(seen), "shard {shard}: {limit} at a time");
+        }
+    }
+    for limit in [1, want.len() / 2, want.len() - 1, want.len(), want.len() + 1] {
+        let reader = reader(bus, Cursor::new()).turn_of(64).page_of(limit.min(4096));
+        let (events, more) = poll(runtime, reader, limit).await;
+        assert_eq!((events.len(), more), (limit.min(want.len()), limit < want.len()), "{limit} events");
+    }
+}
+
+/// What somebody else writes to shards that were not there before is found by who reads all.
+async fn later_shards(runtime: &Arc<dyn Runtime>, bus_: &Arc<Bus>, make: impl Fn() -> Arc<dyn Adapter>) {
+    const LATER: u16 = SHARDS + 2;
+    const EACH: u16 = 40;
+    let adapter = bus_.adapter().expect("an adapter");
+    let unknown = adapter.read(&[(SHARDS, None)], 10, Duration::ZERO).await;
+    assert_eq!(unknown, Ok(Vec::new()), "nobody wrote there");
+    let shards: Vec<Shard> = (0..SHARDS).collect();
+    let tail = adapter.tail(&shards).await.expect("tail");
+    let all = Reader::new(bus_.clone(), &shards, Cursor::new(), &tail, Ordering::None, false);
+    let mut all = all.expect("room for a reader").finding_shards();
+    let other = bus(runtime, make(), (ProducerId(8), 1), LATER).await;
+    (0..EACH * 2).for_each(|n| _ = other.emit(SHARDS + n % 2, &n.to_le_bytes()).expect("room"));
+    confirmed(runtime, &other).await;
+    let events = read(runtime, &mut all, usize::from(EACH * 2)).await;
+    for shard in SHARDS..LATER {
+        let of = events.iter().filter(|e| e.shard == shard).map(|e| e.id.expect("a name"));
+        let names = of.map(|id| (id.producer, id.shard, id.seq));
+        assert!(
+            names.eq((1..=EACH.into()).map(|seq| (ProducerId(8), shard, seq))),
+            "shard {shard}: from its first"
+        );
+    }
+    let mut held = adapter.shards().await.expect("shards");
+    held.sort_unstable();
+    assert_eq!(held, (0..LATER).collect::<Vec<_>>());
+    end(runtime, &other).await;
 }
 
 fn reader(bus: &Arc<Bus>, cursor: Cursor) -> Reader {
@@ -144,17 +249,38 @@ pub async fn conformance(runtime: Arc<dyn Runtime>, make: impl Fn() -> Arc<dyn A
     assert_eq!(&read(rt, &mut latest, 1).await[0].raw[..], b"late");
     assert_eq!(&read(rt, &mut rest, 1).await[0].raw[..], b"late");
 
+    // Long pages and short ones, also of more bytes than any engine answers at once.
+    for n in 0..120u32 {
+        bus.emit(n as u16 % SHARDS, if n % 4 == 0 { b"short" } else { &longest }).expect("room");
+    }
+    confirmed(rt, &bus).await;
+    read(rt, &mut rest, 120).await;
+    let everything = read(rt, &mut reader(&bus, Cursor::new()), count as usize + 121).await;
+    pages(rt, &bus, &everything).await;
+    // One event of each shard that fills what some engines answer at once.
+    let at = rest.cursor();
+    let largest = vec![0x5a; adapter.caps().max_event.min(MAX_EVENT) as usize];
+    (0..SHARDS).for_each(|shard| _ = bus.emit(shard, &largest).expect("room"));
+    confirmed(rt, &bus).await;
+    read(rt, &mut rest, SHARDS.into()).await;
+    for limit in 1..=usize::from(SHARDS) + 1 {
+        let reader = reader(&bus, at.clone()).turn_of(limit).page_of(limit);
+        let (events, more) = poll(rt, reader, limit).await;
+        assert_eq!(
+            (events.len(), more),
+            (limit.min(SHARDS.into()), limit < SHARDS.into()),
+            "{limit} large events"
+        );
+    }
+    later_shards(rt, &bus, &make).await;
+
     // A dropped wait loses nothing.
     let at = rest.cursor();
     let _ = poll_fn(|cx| Poll::Ready(rest.poll_next(cx).is_pending())).await;
     drop(rest);
 
     // The end, and another life: nothing new looks like something old.
-    bus.close();
-    confirmed(rt, &bus).await;
-    soon(rt, "stop", bus.stop()).await;
-    assert_eq!(bus.ledger().lost.total(), 0);
-    assert_eq!(adapter.shutdown().await, Ok(()));
+    end(rt, &bus).await;
     let bus = life(rt, make(), 2).await;
     for n in 0..30u32 {
         bus.emit(n as u16 % SHARDS, &n.to_le_bytes()).expect("room");
@@ -163,7 +289,5 @@ pub async fn conformance(runtime: Arc<dyn Runtime>, make: impl Fn() -> Arc<dyn A
     let mut next = reader(&bus, at);
     let events = read(rt, &mut next, 30).await;
     assert!(events.iter().all(|e| e.id.is_some_and(|id| id.incarnation == 2)), "only new events");
-    bus.close();
-    soon(rt, "stop", bus.stop()).await;
-    assert_eq!(bus.adapter().expect("an adapter").shutdown().await, Ok(()));
+    end(rt, &bus).await;
 }

@@ -81,8 +81,13 @@ impl Asked {
     }
 
     fn next(&mut self, store: &Store) -> Next {
-        while let Some((shard, at)) = self.turn().filter(|_| self.bytes > 0) {
+        while let Some((shard, at)) = self.turn() {
             let (place, left) = match self.here.take() {
+                // Its last part said whether there is more.
+                Some(_) if self.bytes == 0 => {
+                    self.done += 1;
+                    continue;
+                }
                 Some(here) => here,
                 None => match store.place(shard, at) {
                     Ok(Some(place)) => (place, self.events),
@@ -93,7 +98,14 @@ impl Asked {
                     Err(why) => return Next::Last(Frame::Refused { call: self.call, why }),
                 },
             };
-            let read = store.read(shard, place.next, left, self.bytes.min(PART)).filter(|_| left > 0);
+            let read = store.read(shard, place.next, left, self.bytes.clamp(1, PART)).filter(|_| left > 0);
+            if read.is_some() && self.bytes == 0 {
+                // No room is left: it is only told that there are some.
+                self.done += 1;
+                let (lost, at) = (place.lost, crate::bus::Position::START);
+                let part = Frame::Part { call: self.call, shard, lost, more: true, at, run: None };
+                return Next::Frame(part);
+            }
             if read.is_none() && place.lost.is_none() {
                 self.done += 1;
                 continue;

@@ -466,7 +466,7 @@ impl Wire for Frame {
             PART => {
                 let shard = shard(r)?;
                 let flags = r.u8("flags")?;
-                if flags & !(LOST | MORE | RUN) != 0 || flags & (LOST | RUN) == 0 {
+                if flags & !(LOST | MORE | RUN) != 0 || flags == 0 {
                     return Err(DecodeError::Invalid("flags"));
                 }
                 let lost = if flags & LOST != 0 { Some((position(r)?, position(r)?)) } else { None };
