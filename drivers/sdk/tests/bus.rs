@@ -3,20 +3,18 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
+use common::clock::Clock;
 use common::{fresh, soon};
-use net_proto::storage::Storage;
-use net_proto::time::{Duration, Instant, WallClock};
 use net_sdk::net::{
-    Backpressure, Cursor, Filter, Item, Op, Ordering, PollRequest, ReadOptions, SubscribeOptions, Typed,
+    Backpressure, BatchConfig, Cursor, Filter, Item, Op, Operand, Ordering, PollRequest, ReadOptions,
+    SubscribeOptions, Typed,
 };
 use net_sdk::{Net, Runtime, SdkError};
-use net_shell::runtime::{Bound, BoxFuture, Timer, UdpOptions};
+use net_shell::bus::engine::Engine;
 use serde::{Deserialize, Serialize};
 
 /// Runs a test on tokio and on smol.
@@ -221,6 +219,7 @@ fn a_shutdown_ends_subscriptions_after_their_events() {
 fn poison_configurations_are_refused_by_name() {
     both(|| async {
         let builder = Net::builder;
+        let batch = BatchConfig::default();
         for (what, wrong) in [
             ("shards", builder().shards(0)),
             ("shards", builder().shards(1025)),
@@ -231,13 +230,33 @@ fn poison_configurations_are_refused_by_name() {
             ("max_event", builder().max_event(0)),
             ("max_event", builder().max_event(u32::MAX)),
             ("Sample", builder().backpressure(Backpressure::Sample(0))),
+            ("most shards", builder().shards(4).max_shards(3)),
+            ("most shards", builder().shards(4).max_shards(1025)),
+            ("max_event", builder().buffer_bytes(4096).max_event(1025)),
+            ("batch.max_events", builder().batch(BatchConfig { max_events: 0, ..batch })),
+            ("batch.max_events", builder().batch(BatchConfig { max_events: u32::MAX, ..batch })),
+            ("batch.min_events", builder().batch(BatchConfig { min_events: 20_000, ..batch })),
+            ("batch.max_delay (ms)", builder().batch(BatchConfig { max_delay: Duration::MAX, ..batch })),
         ] {
             match wrong.build().await {
                 Err(SdkError::Limit { what: named, .. }) => assert_eq!(named, what),
                 other => panic!("{what}: {other:?}"),
             }
         }
-        assert!(matches!(builder().memory().memory().build().await, Err(SdkError::Config(_))));
+        let engine = || Engine::new().adapter();
+        for conflict in [
+            builder().memory().memory(),
+            builder().memory().adapter(engine()),
+            builder().adapter(engine()).adapter(engine()),
+            builder().outbox("nowhere"),
+            builder().memory().outbox("nowhere"),
+            builder().adapter(engine()).outbox("nowhere").backpressure(Backpressure::DropOldest),
+            builder().adapter(engine()).read_only().shards(1),
+            builder().read_only(),
+        ] {
+            assert!(matches!(conflict.build().await, Err(SdkError::Config(_))));
+        }
+        assert!(!std::path::Path::new("nowhere").exists(), "and nothing was made");
     });
 }
 
@@ -274,6 +293,78 @@ fn filters_choose_and_cursors_move_on() {
         }
         let text = filter.to_string();
         assert_eq!(text.parse::<Filter>().unwrap(), filter);
+    });
+}
+
+/// Where binary fractions and integers of 53 bits would be wrong.
+#[test]
+fn filters_compare_decimals() {
+    both(|| async {
+        let bus = Net::builder().shards(1).build().await.unwrap();
+        bus.emit(&BTreeMap::from([("x", 0.1 + 0.2)])).unwrap();
+        bus.emit(&BTreeMap::from([("x", u64::MAX)])).unwrap();
+        for x in ["9007199254740993", "0.30", "3e-1", "-1e400", "1e99999999999999999999", "\"0.3\""] {
+            bus.emit_str(&format!("{{\"x\":{x}}}")).unwrap();
+        }
+        let number = |text| Operand::number(text).unwrap();
+        for (op, operand, want) in [
+            (Op::Eq, number("0.3"), &[4, 5][..]),
+            (Op::Gt, number("0.3"), &[1, 2, 3, 7]),
+            (Op::Eq, number("0.30000000000000004"), &[1]),
+            (Op::Gt, number("9007199254740992"), &[2, 3, 7]),
+            (Op::Le, number("9007199254740992.9"), &[1, 4, 5, 6]),
+            (Op::Eq, u64::MAX.into(), &[2]),
+            (Op::Eq, number("1.8446744073709551615E+19"), &[2]),
+            (Op::Lt, number("-9.99e399"), &[6]),
+            (Op::Ge, number("1e401"), &[7]),
+            (Op::Eq, "0.3".into(), &[8]),
+        ] {
+            let filter = Filter::compare("x", op, operand).unwrap();
+            // The printed form is the same filter.
+            for filter in [filter.to_string().parse().unwrap(), filter] {
+                let text = filter.to_string();
+                let page = bus.poll(PollRequest::new().filter(filter)).await.unwrap();
+                let found: Vec<_> = page.events.iter().map(|event| event.position.minor).collect();
+                assert_eq!(found, want, "{text}");
+            }
+        }
+    });
+}
+
+/// They change when events leave, and neither which nor in what order.
+#[test]
+fn presets_deliver_everything_in_order() {
+    both(|| async {
+        let presets = [Net::builder(), Net::builder().high_throughput(), Net::builder().low_latency()];
+        for (preset, capacity) in presets.into_iter().flat_map(|p| [(p.clone(), 7), (p, 1 << 16)]) {
+            let builder = preset.shards(1).buffer_capacity(capacity);
+            for memory in [true, false] {
+                let builder = builder.clone();
+                let engine = Engine::new();
+                let builder = if memory { builder.memory() } else { builder.adapter(engine.adapter()) };
+                let bus = builder.build().await.unwrap();
+                let mut sub = bus.subscribe().await.unwrap();
+                for n in 0..500u32 {
+                    while let Err(full) = bus.emit_raw(n.to_le_bytes()) {
+                        assert!(!memory && matches!(full, SdkError::Backpressure), "{full}");
+                        // The buffer is smaller than any batch: what is there goes all the same.
+                        soon("flush", bus.flush()).await.unwrap();
+                    }
+                    if memory {
+                        let event = soon("event", sub.next()).await.unwrap().unwrap().into_event().unwrap();
+                        assert_eq!(event.raw[..], n.to_le_bytes());
+                    }
+                }
+                if !memory {
+                    for n in 0..500u32 {
+                        let event = soon("event", sub.next()).await.unwrap().unwrap().into_event().unwrap();
+                        assert_eq!(event.raw[..], n.to_le_bytes());
+                    }
+                }
+                let closed = soon("shutdown", bus.shutdown()).await;
+                assert_eq!((closed.lost, closed.ledger.delivered), (0, 500));
+            }
+        }
     });
 }
 
@@ -332,47 +423,12 @@ fn shards_that_come_and_go_are_read() {
     });
 }
 
-/// A runtime whose wall clock says what the test wants.
-struct Clock {
-    inner: Arc<dyn Runtime>,
-    hours: AtomicU64,
-}
-
-impl Runtime for Clock {
-    fn bind(&self, at: SocketAddr, options: &UdpOptions) -> io::Result<Bound> {
-        self.inner.bind(at, options)
-    }
-    fn timer(&self) -> Box<dyn Timer> {
-        self.inner.timer()
-    }
-    fn spawn(&self, name: &'static str, task: BoxFuture) {
-        self.inner.spawn(name, task);
-    }
-    fn blocking(&self, work: Box<dyn FnOnce() + Send>) {
-        self.inner.blocking(work);
-    }
-    fn storage(&self, dir: &Path) -> io::Result<Box<dyn Storage>> {
-        self.inner.storage(dir)
-    }
-    fn now(&self) -> Instant {
-        self.inner.now()
-    }
-    fn wall(&self) -> WallClock {
-        let unix = Duration::from_secs(3600 * self.hours.load(SeqCst));
-        WallClock { unix, ..self.inner.wall() }
-    }
-    fn entropy(&self) -> [u8; 32] {
-        self.inner.entropy()
-    }
-}
-
 /// Names rise whatever the clock says, and within a life times do.
 #[test]
 fn a_clock_that_jumps_makes_no_name_twice() {
     both(|| async {
         let path = fresh("bus-clock").join("producer");
-        let inner = net_sdk::rt::current().unwrap();
-        let clock = Arc::new(Clock { inner, hours: AtomicU64::new(500_000) });
+        let clock = Clock::at(500_000);
         let mut last = None;
         for hours in [500_000, 400_000, 600_000, 1, 0] {
             clock.hours.store(hours, SeqCst);

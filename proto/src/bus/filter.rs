@@ -93,12 +93,15 @@ pub enum Operand {
 }
 
 impl Operand {
-    /// A decimal number, as JSON writes it: `-1.5e3`.
+    /// A decimal number, as JSON writes it: `-1.5e3`. Its exponent may be up to 2^40, either way.
     pub fn number(text: &str) -> Result<Self, FilterError> {
-        if decimal::scan(text.as_bytes()) == Some(text.len()) {
-            return Ok(Self::Number(text.into()));
+        if decimal::scan(text.as_bytes()) != Some(text.len()) {
+            return Err(FilterError::Invalid("not a number"));
         }
-        Err(FilterError::Invalid("not a number"))
+        if !decimal::fits(text.as_bytes()) {
+            return Err(FilterError::Invalid("an exponent beyond 2^40"));
+        }
+        Ok(Self::Number(text.into()))
     }
 }
 
@@ -338,7 +341,10 @@ fn comparison(members: Vec<(String, json::Value<'_>)>, op: Op) -> Result<Node, F
                 .replace(match value {
                     json::Value::Null => Operand::Null,
                     json::Value::Bool(b) => Operand::Bool(b),
-                    json::Value::Number(n) => Operand::Number(n.iter().map(|c| char::from(*c)).collect()),
+                    json::Value::Number(n) => {
+                        let digits: String = n.iter().map(|c| char::from(*c)).collect();
+                        Operand::number(&digits)?
+                    }
                     json::Value::String(raw) => Operand::Text(text(raw)),
                     _ => return Err(invalid("`value` is neither a list nor an object")),
                 })

@@ -9,12 +9,15 @@ struct Parts<'a> {
     /// The digits before and behind the point, without zeros in front.
     whole: &'a [u8],
     fraction: &'a [u8],
+    exponent: i64,
     /// Where the point lies.
     point: i64,
 }
 
-/// Largest exponent, either way; beyond it a number compares with nothing.
+/// Largest exponent, either way, of a number that a filter may name.
 const MAX_EXPONENT: i64 = 1 << 40;
+/// Exponents of events beyond this count as this: no filter names a number that is as large, or as small.
+const FAR: i64 = 1 << 50;
 
 /// The length of the JSON number at the beginning of `text`, if there is one (RFC 8259 section 6).
 pub(super) fn scan(text: &[u8]) -> Option<usize> {
@@ -43,6 +46,11 @@ pub(super) fn scan(text: &[u8]) -> Option<usize> {
     Some(at)
 }
 
+/// Whether a filter may name this number, which [`scan`] found whole.
+pub(super) fn fits(text: &[u8]) -> bool {
+    parts(text).is_some_and(|parts| parts.exponent.abs() <= MAX_EXPONENT)
+}
+
 fn strip(digits: &[u8]) -> &[u8] {
     let zeros = digits.iter().take_while(|c| **c == b'0').count();
     digits.get(zeros..).unwrap_or(&[])
@@ -55,8 +63,9 @@ fn parts(text: &[u8]) -> Option<Parts<'_>> {
         Some(at) => {
             let (mantissa, exponent) = text.split_at(at);
             let digits = core::str::from_utf8(exponent.get(1..)?).ok()?;
-            // Rust reads a sign in front as JSON does.
-            (mantissa, digits.parse::<i64>().ok().filter(|e| e.abs() <= MAX_EXPONENT)?)
+            // Rust reads a sign in front as JSON does. What it cannot read is longer than any number of 64 bits.
+            let far = if digits.starts_with('-') { -FAR } else { FAR };
+            (mantissa, digits.parse::<i64>().map_or(far, |exponent| exponent.clamp(-FAR, FAR)))
         }
     };
     let (whole, fraction) = match mantissa.iter().position(|c| *c == b'.') {
@@ -68,9 +77,9 @@ fn parts(text: &[u8]) -> Option<Parts<'_>> {
         let digits = strip(fraction);
         let zeros = fraction.len() - digits.len();
         let point = exponent.checked_sub(zeros as i64)?;
-        return Some(Parts { negative, whole: &[], fraction: digits, point });
+        return Some(Parts { negative, whole: &[], fraction: digits, exponent, point });
     }
-    Some(Parts { negative, whole, fraction, point: exponent.checked_add(whole.len() as i64)? })
+    Some(Parts { negative, whole, fraction, exponent, point: exponent.checked_add(whole.len() as i64)? })
 }
 
 impl Parts<'_> {
@@ -98,7 +107,7 @@ impl Parts<'_> {
     }
 }
 
-/// Compares two JSON numbers. `None`: an exponent is beyond 2^40.
+/// Compares two JSON numbers, of which the second one [`fits`]. `None`: one is no number.
 pub(super) fn compare(a: &[u8], b: &[u8]) -> Option<Ordering> {
     let (a, b) = (parts(a)?, parts(b)?);
     Some(match (a.is_zero(), b.is_zero()) {
@@ -142,7 +151,18 @@ mod tests {
         {
             assert_eq!(cmp(a, b), Some(Ordering::Equal), "{a} {b}");
         }
-        assert_eq!(cmp("1e99999999999999999999", "1"), None);
+        // No exponent of an event is too much.
+        for huge in ["1e99999999999999999999", "1e9000000000000000", "0.1e2000000000000000000000"] {
+            assert!(!fits(huge.as_bytes()));
+            assert_eq!(cmp(huge, "9e1099511627776"), Some(Ordering::Greater), "{huge}");
+            assert_eq!(cmp(&format!("-{huge}"), "-9e1099511627776"), Some(Ordering::Less), "{huge}");
+        }
+        for tiny in ["1e-99999999999999999999", "100.5E-9000000000000000"] {
+            assert!(!fits(tiny.as_bytes()));
+            assert_eq!(cmp(tiny, "1e-1099511627776"), Some(Ordering::Less), "{tiny}");
+            assert_eq!(cmp(tiny, "0"), Some(Ordering::Greater), "{tiny}");
+        }
+        assert_eq!(cmp("0e99999999999999999999", "-0"), Some(Ordering::Equal));
     }
 
     #[test]

@@ -80,6 +80,8 @@ fn poison_is_refused() {
         r#"{"$xor":[]}"#,
         r#"{"$eq":{"path":"a","value":1,"more":1}}"#,
         r#"{"$not":[]}"#,
+        r#"{"$gt":{"path":"a","value":1e1099511627777}}"#,
+        r#"{"$gt":{"path":"a","value":-1e-99999999999999999999}}"#,
     ] {
         assert!(text.parse::<Filter>().is_err(), "{text}");
     }
