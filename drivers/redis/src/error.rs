@@ -19,6 +19,8 @@ pub(crate) fn answered(text: &str) -> AdapterError {
         // Out of memory; too few replicas; cannot save to its disk; a script holds it.
         "OOM" | "NOREPLICAS" | "MISCONF" | "BUSY" => AdapterError::Full(said),
         "WRONGTYPE" => AdapterError::Conflict(said),
+        // Somebody wrote the last name that a stream can have: nothing fits behind it.
+        "ERR" if text.contains("exhausted the last possible ID") => AdapterError::Conflict(said),
         "NOGROUP" => AdapterError::Gone(said),
         // Another server has to be asked, or this one a little later.
         "READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK"

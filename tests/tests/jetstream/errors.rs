@@ -4,7 +4,7 @@ use super::*;
 
 use async_nats::jetstream::stream;
 use net_sdk::SdkError;
-use net_sdk::net::{AdapterError, PollRequest, Result};
+use net_sdk::net::{AdapterError, Cursor, PollRequest, Result};
 
 async fn refused(options: JetStream) -> AdapterError {
     match soon("build", Net::builder().shards(1).jetstream(options).build()).await {
@@ -142,6 +142,68 @@ fn a_full_stream_says_so_and_takes_the_rest_later() {
         let page = bus.poll(PollRequest::new().cursor(page.cursor).limit(1000)).await.expect("a page");
         let numbers = page.events.iter().map(|e| u32::from_le_bytes(e.raw[..].try_into().expect("a number")));
         assert!(numbers.eq(100..150) && page.lost.is_empty());
+        soon("shutdown", bus.shutdown()).await;
+    });
+}
+
+/// By bytes of the stream, and by what the whole server may keep, on its disk and in its memory.
+#[test]
+fn a_server_without_room_says_so_and_takes_the_rest_later() {
+    let room = "max_file_store: 200000, max_memory_store: 200000";
+    let small =
+        Nats::new().plain().line(&format!("jetstream {{ store_dir: \"{{dir}}/jetstream\", {room} }}"));
+    let servers = [Nats::new(), small.clone(), small].map(Server::start);
+    on_smol(async |_| {
+        let options = [
+            impatient(&servers[0]).max_bytes(100_000).discard_new(),
+            impatient(&servers[1]),
+            impatient(&servers[2]).memory(),
+        ];
+        for (server, options) in servers.iter().zip(options) {
+            let bus = bus(options).await;
+            (0..300u32).for_each(|n| _ = bus.emit_raw([n.to_le_bytes(); 250].concat()).expect("room"));
+            fails(&bus, "full", |e| matches!(e, AdapterError::Full(_))).await;
+            let (mut seen, mut cursor) = (Vec::new(), Cursor::new());
+            until("the rest", async || {
+                let page =
+                    bus.poll(PollRequest::new().cursor(cursor.clone()).limit(1000)).await.expect("a page");
+                assert!(page.events.len() < 300, "it was full");
+                seen.extend(page.events.iter().map(|e| e.raw[..4].to_vec()));
+                cursor = page.cursor;
+                // Each time that there is room again, more comes.
+                if let Some(last) = page.events.last().map(|e| e.position.minor) {
+                    admin(&server.url(), move |js| async move {
+                        let stream = js.get_stream("net_shard_0").await.expect("the stream");
+                        stream.purge().sequence(last + 1).await.expect("purged");
+                    });
+                }
+                (bus.stats().ledger.queued == 0 && page.events.is_empty()).then_some(())
+            })
+            .await;
+            assert_eq!(seen, (0..300u32).map(|n| n.to_le_bytes().to_vec()).collect::<Vec<_>>());
+            soon("shutdown", bus.shutdown()).await;
+        }
+    });
+}
+
+/// Within its time an answer may take as long as it likes.
+#[test]
+fn a_slow_server_is_waited_for() {
+    let server = Server::start(Nats::new());
+    on_tokio(async |_| {
+        let bus = bus(JetStream::new(server.url()).request_timeout(Duration::from_secs(50))).await;
+        server.pause();
+        (0..200u32).for_each(|n| _ = bus.emit_raw(n.to_le_bytes()).expect("room"));
+        let flush = bus.flush();
+        let late = async {
+            net_sdk::rt::sleep(Duration::from_millis(300)).await;
+            assert_eq!(bus.stats().ledger.delivered, 0, "it answers nothing yet");
+            server.resume();
+        };
+        let (flushed, ()) = tokio::join!(flush, late);
+        assert!(flushed.is_ok() && bus.bus().link_error().is_none() && bus.bus().resent() == 0);
+        let page = bus.poll(PollRequest::new().limit(1000)).await.expect("a page");
+        assert_eq!(page.events.len(), 200, "each once");
         soon("shutdown", bus.shutdown()).await;
     });
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use net_redis::RedisConfig;
+use net_sdk::net::PollRequest;
 use net_sdk::{Net, SdkError};
 use net_shell::bus::adapter::{Adapter, AdapterError};
 use net_tests::servers::Server;
@@ -47,6 +48,29 @@ fn wrong_credentials() {
         server.call(&["ACL", "SETUSER", "reader", "+xadd"]);
         flushed(&bus).await;
         assert_eq!(unique(&server, 0), (numbers(5), 0));
+        // Another password, for the next connection.
+        server.call(&["ACL", "SETUSER", "reader", "resetpass", ">other"]);
+        server.call(&["CLIENT", "KILL", "USER", "reader"]);
+        bus.emit_raw("5").unwrap();
+        let denied = soon("denial", async {
+            loop {
+                match bus.flush().await {
+                    // The connection broke first.
+                    Err(SdkError::Unconfirmed { why: None | Some(AdapterError::Connection(_)) }) => {}
+                    other => return other,
+                }
+            }
+        })
+        .await;
+        assert!(
+            matches!(&denied, Err(SdkError::Unconfirmed { why: Some(AdapterError::Denied(_)) })),
+            "{denied:?}"
+        );
+        let health = bus.health().await.expect_err("not let in");
+        assert!(matches!(health, SdkError::Adapter(AdapterError::Denied(_))), "{health}");
+        server.call(&["ACL", "SETUSER", "reader", ">r"]);
+        flushed(&bus).await;
+        assert_eq!(unique(&server, 0), (numbers(6), 0));
         assert_eq!(soon("shutdown", bus.shutdown()).await.lost, 0);
     });
 }
@@ -72,6 +96,79 @@ fn something_else_is_at_the_key() {
         let error = soon("flush", bus.flush()).await.expect_err("not written");
         assert!(matches!(&error, SdkError::Unconfirmed { why: Some(AdapterError::Conflict(_)) }), "{error}");
         assert_eq!(soon("shutdown", bus.shutdown()).await.lost, 1, "what it could not write is told");
+    });
+}
+
+/// Also where the numbers of all shards are kept.
+#[test]
+fn something_else_is_at_the_directory() {
+    let server = Server::start(Redis::volatile());
+    on_tokio(|_| async {
+        server.call(&["SET", "net:shards", "mine"]);
+        let bus = bus(single(&server)).await.unwrap();
+        bus.emit_raw("0").unwrap();
+        let error = soon("flush", bus.flush()).await.expect_err("not written");
+        assert!(matches!(&error, SdkError::Unconfirmed { why: Some(AdapterError::Conflict(_)) }), "{error}");
+        assert_eq!(server.call(&["GET", "net:shards"]), Answer::Text("mine".into()), "left as it was");
+        server.call(&["DEL", "net:shards"]);
+        flushed(&bus).await;
+        assert_eq!(unique(&server, 0), (numbers(1), 0));
+    });
+}
+
+/// Entries are named by the server's clock. One that was ahead and is set right, and one that is set back, change
+/// nothing for a reader: what comes later lies behind.
+#[test]
+fn the_clock_of_the_server_jumps() {
+    let server = Server::start(Redis::volatile());
+    on_smol(|_| async {
+        let bus = bus(single(&server)).await.unwrap();
+        let mut sub = bus.subscribe().await.unwrap();
+        let mut cursor = bus.poll(PollRequest::new()).await.unwrap().cursor;
+        for (n, ahead) in [(0, 0), (1, 3_600_000), (2, 0), (3, 10 * 3_600_000)] {
+            if ahead > 0 {
+                // What the server itself would write with a clock that is ahead.
+                let at = format!("{}-*", millis(&server) + ahead);
+                let made = server.call(&["XADD", "net:shard:0", &at, "d", "of another"]);
+                assert!(matches!(made, Answer::Text(_)), "{made:?}");
+            }
+            (0..20).for_each(|m| _ = bus.emit_raw((n * 20 + m).to_string()).unwrap());
+            flushed(&bus).await;
+            let want: Vec<_> = (n * 20..n * 20 + 20).map(|n| n.to_string()).collect();
+            let mut read = Vec::new();
+            while read.len() < want.len() {
+                let event = soon("event", sub.next()).await.unwrap().unwrap().into_event();
+                read.extend(event.filter(|e| e.id.is_some()).map(|e| e.raw));
+            }
+            assert_eq!(read, want, "nothing is lost, and nothing comes twice");
+            let page = bus.poll(PollRequest::new().cursor(cursor)).await.unwrap();
+            let polled = page.events.into_iter().filter(|e| e.id.is_some()).map(|e| e.raw);
+            assert!(polled.eq(want) && page.lost.is_empty());
+            cursor = page.cursor;
+        }
+    });
+}
+
+/// Behind the last name that there is nothing can be written: that is somebody else's doing, and is said.
+#[test]
+fn a_stream_that_has_no_names_left() {
+    let server = Server::start(Redis::volatile());
+    on_tokio(|_| async {
+        let bus = bus(single(&server)).await.unwrap();
+        bus.emit_raw("0").unwrap();
+        flushed(&bus).await;
+        server.call(&["XADD", "net:shard:0", &format!("{0}-{0}", u64::MAX), "d", "the last"]);
+        for events in [1, 30] {
+            (0..events).for_each(|n| _ = bus.emit_raw(n.to_string()).unwrap());
+            let error = soon("flush", bus.flush()).await.expect_err("not written");
+            assert!(
+                matches!(&error, SdkError::Unconfirmed { why: Some(AdapterError::Conflict(_)) }),
+                "{error}"
+            );
+        }
+        server.call(&["DEL", "net:shard:0"]);
+        flushed(&bus).await;
+        assert_eq!(server.call(&["XLEN", "net:shard:0"]), Answer::Number(31));
     });
 }
 
