@@ -66,7 +66,7 @@ impl Setup {
         Self { outbox, identity: rng.chance(500_000), mode, shards: 1 + rng.below(2) as u16, capacity }
     }
 
-    async fn build(&self, adapter: EngineAdapter) -> Result<Net> {
+    async fn build(&self, adapter: EngineAdapter, patience: Duration) -> Result<Net> {
         let batch = BatchConfig {
             min_events: 3,
             max_events: 8,
@@ -79,7 +79,7 @@ impl Setup {
             .buffer_capacity(self.capacity)
             .backpressure(self.mode)
             .batch(batch)
-            .adapter_timeout(Duration::from_secs(3))
+            .adapter_timeout(patience)
             .adapter(adapter);
         if self.outbox {
             builder = builder.outbox("outbox").outbox_segment(2_000);
@@ -95,7 +95,9 @@ pub async fn producer(seat: Seat, boot: u64) {
     let setup = Setup::new(&seat);
     let mut rng = seat.rng(boot << 8);
     while !seat.quiet.load(Relaxed) || !seat.truth.finished(&[seat.node]) {
-        let Ok(bus) = setup.build(super::adapter(super::ENGINE)).await else {
+        // Who waits long for the engine leaves little to the next life.
+        let patience = MS * if rng.chance(500_000) { 20 } else { 3_000 };
+        let Ok(bus) = setup.build(super::adapter(super::ENGINE), patience).await else {
             rt::sleep(300 * MS).await;
             continue;
         };
@@ -170,7 +172,10 @@ impl Living<'_> {
             Err(SdkError::Sampled) => Err(Refusal::Sampled),
             Err(SdkError::Dropped) => Err(Refusal::Newest),
             Err(SdkError::Backpressure) => Err(Refusal::Full),
-            Err(_) => return None,
+            Err(why) => {
+                self.seat.truth.refuses(self.life, &why, self.bus.bus().is_closed());
+                return None;
+            }
         };
         sometimes!("an event found no room", matches!(outcome, Err(Refusal::Full | Refusal::Newest)));
         self.seat.truth.offered(self.life, tag, outcome, self.bus.stats().ledger);

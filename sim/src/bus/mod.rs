@@ -86,6 +86,7 @@ pub const REQUIRED: &[&str] = &[
     "an outbox was replayed",
     "an event found no room",
     "a shutdown gave events up",
+    "a shutdown left events to the next life",
     "a duplicate was recognised",
     "a reader was told what it lost",
     "a consumer went on from where it was kept",

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | names | an event has one id for ever, and an id one event; nothing is stored that nobody emitted |
 //! | order | first copies of a producer's events lie in a shard in the order of acceptance, without holes that nobody counted |
+//! | alive | a bus that nobody closed takes events, or says that there is no room |
 //! | ledger | ingested = delivered + queued + lost after every step, and each part is what the producer saw |
 //! | safe | what was called safe is in the engine: at once without an outbox, in the end with one |
 //! | lost | what is missing is what was reported: by the ledger, or because its producer died unsaved |
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use net_proto::bus::{Backpressure, Cursor, EventId, Ledger, ProducerId, Shard};
-use net_sdk::net::{Closed, Item};
+use net_sdk::net::{Closed, Item, SdkError};
 
 use super::engine::{Engine, Shelf};
 use super::wire::Entry;
@@ -175,6 +176,15 @@ impl Truth {
             Err(Refusal::Full) => of.refused += 1,
         }
         book.balance(life, ledger);
+    }
+
+    /// An event was refused for another reason. Only the end is one.
+    pub fn refuses(&self, life: usize, why: &SdkError, closed: bool) {
+        let mut book = self.book();
+        let node = book.lives[life].node;
+        if !closed {
+            book.fail(node, format!("alive: a bus that is not closed refuses events: {why}"));
+        }
     }
 
     /// The balance at some moment.
