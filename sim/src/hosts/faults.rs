@@ -1,6 +1,5 @@
 //! Faults of a plan happening to machines, and healing: the same plans as in a [`World`](crate::World).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use net_proto::time::{Duration, nanos};
@@ -9,56 +8,14 @@ use super::Hosts;
 use super::net::Net;
 use crate::checkers::Seen;
 use crate::marks::{self, State};
-use crate::net::Shared;
-use crate::plan::{Core, DiskFault, Fault, LinkFault, Plan, What};
+use crate::plan::{Core, DiskFault, Fault, Plan, What};
 use crate::world::Failure;
-
-#[derive(Default)]
-pub(super) struct Faults {
-    /// Those that last, by number, with their ends.
-    active: BTreeMap<usize, (What, u64)>,
-    count: usize,
-    /// What links were before the first fault.
-    base: BTreeMap<(u32, u32), Shared>,
-    /// The first datagram of a link under a fault.
-    first: BTreeMap<(usize, (u32, u32)), u64>,
-    /// Machines that a fault keeps down.
-    down: BTreeMap<u32, usize>,
-    moves: u32,
-    /// Once something is healed no more faults begin or end by themselves.
-    over: bool,
-    /// Among these machines links have no faults.
-    core: BTreeSet<u32>,
-}
 
 impl Net {
     /// Works out what a link does under all faults that concern it now.
     pub(super) fn refresh_link(&mut self, a: u32, b: u32) {
         let Some(link) = self.links.get_mut(&(a, b)) else { return };
-        let faults = &mut self.faults;
-        let plain = faults.base.get(&(a, b)).cloned().unwrap_or_else(|| link.config.clone());
-        let mut config = plain.clone();
-        let mut any = false;
-        let healed = faults.core.contains(&a) && faults.core.contains(&b);
-        for (id, (what, until)) in faults.active.iter().filter(|_| !healed) {
-            if let What::Link { does, .. } = what
-                && what.concerns_link(a, b)
-            {
-                any = true;
-                let offered = link.stats.offered;
-                let first = match does {
-                    LinkFault::Drop(_) => *faults.first.entry((*id, (a, b))).or_insert(offered),
-                    _ => offered,
-                };
-                does.worsen(&mut config, *until, first);
-            }
-        }
-        link.config = config;
-        if any {
-            faults.base.insert((a, b), plain);
-        } else {
-            faults.base.remove(&(a, b));
-        }
+        link.config = self.faults.of_link((a, b), (a, b), &link.config, link.stats.offered);
     }
 
     fn refresh(&mut self, what: &What) {
@@ -79,8 +36,7 @@ impl Net {
 
     /// The machine is seen under an address that nobody had before.
     fn move_to_fresh(&mut self, host: u32, net: u32, shift: bool) {
-        self.faults.moves += 1;
-        let moves = self.faults.moves;
+        let moves = self.faults.move_on();
         let machine = self.machine(host);
         machine.seen_as = Ipv4Addr::from(net + moves);
         if shift {
@@ -112,11 +68,7 @@ impl Net {
 impl Hosts {
     /// Lets every fault of a plan happen at its time, counted from now.
     pub fn schedule(&mut self, plan: &Plan) {
-        {
-            let mut net = self.net.borrow_mut();
-            net.faults.over = false;
-            net.faults.core.clear();
-        }
+        self.net.borrow_mut().faults.begin_plan();
         for fault in &plan.faults {
             self.schedule_fault(fault.clone());
         }
@@ -124,22 +76,18 @@ impl Hosts {
 
     /// Lets one fault happen at its time, counted from now.
     pub fn schedule_fault(&mut self, fault: Fault) {
-        let number = {
-            let mut net = self.net.borrow_mut();
-            net.faults.count += 1;
-            net.faults.count - 1
-        };
+        let number = self.net.borrow_mut().faults.number();
         let begins = self.now() + fault.at;
         let ends = fault.lasting.map(|lasting| begins + lasting);
         let what = fault.what;
         self.at(begins, move |hosts| {
-            if !hosts.net.borrow().faults.over {
+            if !hosts.net.borrow().faults.is_over() {
                 hosts.begin(number, &what, ends.map_or(u64::MAX, nanos));
             }
         });
         if let Some(ends) = ends {
             self.at(ends, move |hosts| {
-                if !hosts.net.borrow().faults.over {
+                if !hosts.net.borrow().faults.is_over() {
                     hosts.end(number);
                 }
             });
@@ -164,16 +112,14 @@ impl Hosts {
         let nodes = core.nodes(self.net.borrow().seed, self.len() as u32);
         let ended: Vec<usize> = {
             let mut net = self.net.borrow_mut();
-            net.faults.over = true;
-            net.faults.core = nodes.iter().copied().collect();
+            let ended = net.faults.heal(&nodes);
             let text = format!("heal {} of {} nodes", nodes.len(), net.machines.len());
             let at = net.at();
             net.watch.see(at, &Seen::Fault { number: usize::MAX, text: &text, begins: true });
             for (a, b) in net.links.keys().copied().collect::<Vec<_>>() {
                 net.refresh_link(a, b);
             }
-            let of_core = |what: &What| what.node().is_some_and(|n| nodes.contains(&n));
-            net.faults.active.iter().filter(|(_, (what, _))| of_core(what)).map(|(n, _)| *n).collect()
+            ended
         };
         ended.into_iter().for_each(|number| self.end(number));
         nodes
@@ -185,13 +131,12 @@ impl Hosts {
         }
         let mut net = self.net.borrow_mut();
         net.note_fault(number, what, true);
-        if let What::Crash(node) = what {
-            if net.faults.down.contains_key(node) {
-                return;
-            }
-            net.faults.down.insert(*node, number);
+        if let What::Crash(node) = what
+            && !net.faults.take_down(*node, number)
+        {
+            return;
         }
-        net.faults.active.insert(number, (what.clone(), until));
+        net.faults.begin(number, what, until);
         match what {
             What::Link { .. } => net.refresh(what),
             What::Crash(node) => {
@@ -208,13 +153,12 @@ impl Hosts {
 
     fn end(&mut self, number: usize) {
         let mut net = self.net.borrow_mut();
-        let Some((what, _)) = net.faults.active.remove(&number) else { return };
+        let Some(what) = net.faults.end(number) else { return };
         net.note_fault(number, &what, false);
         match &what {
             What::Link { .. } => net.refresh(&what),
             What::Crash(node) => {
-                if net.faults.down.get(node) == Some(&number) {
-                    net.faults.down.remove(node);
+                if net.faults.let_up(*node, number) {
                     drop(net);
                     self.restart(*node);
                 }

@@ -103,7 +103,7 @@ impl Hosts {
             watch,
             trace: Chain::new(0),
             failure: None,
-            faults: faults::Faults::default(),
+            faults: Default::default(),
             datagrams: 0,
             steps: 0,
         };

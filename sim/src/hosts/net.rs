@@ -17,14 +17,13 @@ use net_proto::path::Ecn;
 use net_proto::time::{Duration, Instant};
 use serde::Serialize;
 
-use super::faults::Faults;
 use crate::checkers::{Seen, Watch};
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::keyed::{Domain, bytes32};
 use crate::net::{Link, LinkConfig};
 use crate::null::fold;
-use crate::plan::DiskFault;
+use crate::plan::{DiskFault, Faults};
 use crate::residents::Residents;
 use crate::trace::Chain;
 use crate::world::Failure;
@@ -150,7 +149,7 @@ pub(super) struct Net {
     pub watch: Watch,
     pub trace: Chain,
     pub failure: Option<Failure>,
-    pub faults: Faults,
+    pub faults: Faults<(u32, u32)>,
     /// Datagrams so far.
     pub datagrams: u64,
     pub steps: u64,

@@ -1,20 +1,16 @@
 //! Faults happening in a world, and healing.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use net_proto::time::{Duration, nanos};
 
-use super::{Fault, LinkFault, Plan, What};
+use super::{Fault, Plan, What};
 use crate::app::App;
 use crate::checkers::Seen;
 use crate::keyed::{Domain, draw};
 use crate::marks::{self, State};
-use crate::net::Shared;
 use crate::world::{Failure, World};
-
-type Respawn = Rc<dyn Fn(&mut World, u32)>;
 
 /// Which nodes must work in the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,37 +43,10 @@ impl Core {
     }
 }
 
-/// The faults of a world.
-#[derive(Default)]
-pub(crate) struct Faults {
-    /// Those that last, by number, with their ends.
-    active: BTreeMap<usize, (What, u64)>,
-    count: usize,
-    /// What links were before the first fault.
-    base: BTreeMap<usize, Shared>,
-    /// The first datagram of a link under a fault, by (fault, link).
-    first: BTreeMap<(usize, usize), u64>,
-    respawn: BTreeMap<u32, Respawn>,
-    /// Nodes that a fault keeps down.
-    down: BTreeMap<u32, usize>,
-    moves: u32,
-    /// Once something is healed no more faults begin or end by themselves.
-    over: bool,
-    /// Among these nodes links have no faults.
-    core: BTreeSet<u32>,
-}
-
-impl Faults {
-    /// Whether any fault concerns links now.
-    pub(crate) fn on_links(&self) -> bool {
-        self.active.values().any(|(what, _)| matches!(what, What::Link { .. }))
-    }
-}
-
 impl World {
     /// Says how a node starts again after a crash by a plan. [`World::spawn_each`] does so by itself.
     pub fn on_restart(&mut self, place: u32, start: impl Fn(&mut World, u32) + 'static) {
-        self.faults.respawn.insert(place, Rc::new(start));
+        self.respawn.insert(place, Rc::new(start));
     }
 
     /// Adds `count` nodes with an application each, which starts afresh after a crash.
@@ -92,8 +61,7 @@ impl World {
 
     /// Lets every fault of a plan happen at its time, counted from now.
     pub fn schedule(&mut self, plan: &Plan) {
-        self.faults.over = false;
-        self.faults.core.clear();
+        self.faults.begin_plan();
         for fault in &plan.faults {
             self.schedule_fault(fault.clone());
         }
@@ -101,19 +69,18 @@ impl World {
 
     /// Lets one fault happen at its time, counted from now.
     pub fn schedule_fault(&mut self, fault: Fault) {
-        let number = self.faults.count;
-        self.faults.count += 1;
+        let number = self.faults.number();
         let begins = self.now() + fault.at;
         let ends = fault.lasting.map(|lasting| begins + lasting);
         let what = fault.what;
         self.at(begins, move |w| {
-            if !w.faults.over {
+            if !w.faults.is_over() {
                 w.begin(number, &what, ends.map_or(u64::MAX, nanos));
             }
         });
         if let Some(ends) = ends {
             self.at(ends, move |w| {
-                if !w.faults.over {
+                if !w.faults.is_over() {
                     w.end(number);
                 }
             });
@@ -135,42 +102,33 @@ impl World {
     /// Ends all faults among the nodes of a core; what concerns the others stays as it is for good,
     /// and no further fault of a plan happens. Returns the core.
     pub fn heal_core(&mut self, core: &Core) -> Vec<u32> {
-        let core: BTreeSet<u32> = core.nodes(self.seed(), self.len() as u32).into_iter().collect();
-        self.faults.over = true;
+        let core = core.nodes(self.seed(), self.len() as u32);
         let text = format!("heal {} of {} nodes", core.len(), self.len());
         self.watch.see(self.now(), &Seen::Fault { number: usize::MAX, text: &text, begins: true });
-        self.faults.core = core.clone();
+        let ended = self.faults.heal(&core);
         for (from, to) in self.joined() {
-            if core.contains(&from) && core.contains(&to) {
-                self.refresh_link(from, to);
-            }
+            self.refresh_link(from, to);
         }
-        for number in self.faults.active.keys().copied().collect::<Vec<_>>() {
-            let node = self.faults.active.get(&number).and_then(|(what, _)| what.node());
-            if node.is_some_and(|n| core.contains(&n)) {
-                self.end(number);
-            }
-        }
-        core.into_iter().collect()
+        ended.into_iter().for_each(|number| self.end(number));
+        core
     }
 
     fn begin(&mut self, number: usize, what: &What, until: u64) {
         self.note_fault(number, what, true);
         match what {
             What::Link { .. } => {
-                self.faults.active.insert(number, (what.clone(), until));
+                self.faults.begin(number, what, until);
                 self.refresh(what);
             }
             What::Crash(node) => {
-                if (*node as usize) < self.len() && !self.faults.down.contains_key(node) {
-                    self.faults.down.insert(*node, number);
-                    self.faults.active.insert(number, (what.clone(), until));
+                if (*node as usize) < self.len() && self.faults.take_down(*node, number) {
+                    self.faults.begin(number, what, until);
                     self.stop(*node);
                 }
             }
             What::Jump(node, by) => self.jump_clock(*node, *by),
             What::Drift(node, ppm) => {
-                self.faults.active.insert(number, (what.clone(), until));
+                self.faults.begin(number, what, until);
                 self.drift(*node, *ppm);
             }
             What::Rebind(node) => {
@@ -182,20 +140,19 @@ impl World {
                 self.move_to(*node, addr);
             }
             What::Disk(node, does) => {
-                self.faults.active.insert(number, (what.clone(), until));
+                self.faults.begin(number, what, until);
                 self.worsen_disk(*node, number, does);
             }
         }
     }
 
     fn end(&mut self, number: usize) {
-        let Some((what, _)) = self.faults.active.remove(&number) else { return };
+        let Some(what) = self.faults.end(number) else { return };
         self.note_fault(number, &what, false);
         match &what {
             What::Link { .. } => self.refresh(&what),
             What::Crash(node) => {
-                if self.faults.down.get(node) == Some(&number) {
-                    self.faults.down.remove(node);
+                if self.faults.let_up(*node, number) {
                     self.start_again(*node);
                 }
             }
@@ -282,29 +239,8 @@ impl World {
     /// Works out what a link does under all faults that concern it now.
     pub(crate) fn refresh_link(&mut self, a: u32, b: u32) {
         let (number, offered) = self.link_number(a, b);
-        let base = self.faults.base.get(&number).cloned();
-        let mut config = base.unwrap_or_else(|| self.link_by_number(number).config.clone());
-        let plain = config.clone();
-        let mut any = false;
-        let healed = self.faults.core.contains(&a) && self.faults.core.contains(&b);
-        for (id, (what, until)) in self.faults.active.iter().filter(|_| !healed) {
-            if let What::Link { does, .. } = what
-                && what.concerns_link(a, b)
-            {
-                any = true;
-                let first = match does {
-                    LinkFault::Drop(_) => *self.faults.first.entry((*id, number)).or_insert(offered),
-                    _ => offered,
-                };
-                does.worsen(&mut config, *until, first);
-            }
-        }
-        self.link_by_number(number).config = config;
-        if any {
-            self.faults.base.insert(number, plain);
-        } else {
-            self.faults.base.remove(&number);
-        }
+        let config = self.link_by_number(number).config.clone();
+        self.link_by_number(number).config = self.faults.of_link(number, (a, b), &config, offered);
     }
 
     fn stop(&mut self, node: u32) {
@@ -316,7 +252,7 @@ impl World {
     }
 
     fn start_again(&mut self, node: u32) {
-        match self.faults.respawn.get(&node).cloned() {
+        match self.respawn.get(&node).cloned() {
             Some(respawn) => respawn(self, node),
             None if self.is_bare(node) => self.restart_bare(node),
             None => {
@@ -327,9 +263,9 @@ impl World {
 
     /// An address that nobody had before.
     fn fresh_addr(&mut self, net: u32, node: u32) -> SocketAddr {
-        self.faults.moves += 1;
+        let moves = self.faults.move_on();
         let host = net + (node & 0xffff) + 1;
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::from(host)), 10_000 + (self.faults.moves % 50_000) as u16)
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::from(host)), 10_000 + (moves % 50_000) as u16)
     }
 
     /// A node's clock jumps ahead.

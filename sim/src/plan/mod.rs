@@ -13,6 +13,7 @@
 //! [`Plan::random`] draws one from a seed, [`World::run_plan`](crate::World::run_plan) lives it,
 //! [`shrink`](crate::shrink) makes it smaller while it still fails.
 
+mod active;
 mod apply;
 mod swarm;
 mod text;
@@ -24,8 +25,8 @@ use net_proto::time::{Duration, nanos};
 
 use crate::net::{Burst, LinkConfig};
 
+pub(crate) use active::Faults;
 pub use apply::Core;
-pub(crate) use apply::Faults;
 pub use swarm::{Kind, Swarm};
 pub use text::ParseError;
 pub(crate) use text::{show, time};

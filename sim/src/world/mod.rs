@@ -237,6 +237,7 @@ enum Way {
 }
 
 type Script = Box<dyn FnOnce(&mut World)>;
+type Respawn = Rc<dyn Fn(&mut World, u32)>;
 
 /// A deterministic world of nodes.
 pub struct World {
@@ -285,7 +286,9 @@ pub struct World {
     nat_of: BTreeMap<IpAddr, usize>,
     /// Machines that are seen at another address than their own.
     machine_seen_at: BTreeMap<IpAddr, u32>,
-    pub(crate) faults: Faults,
+    pub(crate) faults: Faults<usize>,
+    /// How nodes start again after a crash by a plan.
+    pub(crate) respawn: BTreeMap<u32, Respawn>,
     pub(crate) watch: Watch,
 }
 
@@ -304,6 +307,7 @@ impl World {
             nat_of: BTreeMap::new(),
             machine_seen_at: BTreeMap::new(),
             faults: Faults::default(),
+            respawn: BTreeMap::new(),
             exec: Exec::new(config.seed),
             ran: Ran::default(),
             tasks: false,
