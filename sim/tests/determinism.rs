@@ -121,3 +121,13 @@ fn node_by_node_is_the_same_run() {
         assert_eq!(run(seed, false), run(seed, true), "seed {seed}");
     }
 }
+
+#[test]
+fn the_program_says_what_it_can_do() {
+    let out = Command::new(env!("CARGO_BIN_EXE_world")).arg("--help").output().expect("the program runs");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success() && text.starts_with("usage: world [--seed N]"), "{text}");
+    for command in ["bench", "campaign", "traces", "swarm", "replay", "shrink", "planted", "exhaust"] {
+        assert!(text.contains(&format!("\n       world {command} ")), "{command}: {text}");
+    }
+}

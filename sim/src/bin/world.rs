@@ -44,6 +44,10 @@ fn options() -> Result<Options, String> {
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args.iter().any(|arg| matches!(arg.as_str(), "--help" | "-h" | "help")) {
+        println!("{USAGE}\n{}", commands::USAGE);
+        return ExitCode::SUCCESS;
+    }
     if let Some(code) = commands::run(&args) {
         return code;
     }

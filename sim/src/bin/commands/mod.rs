@@ -13,8 +13,7 @@ use net_sim::plan::Kind;
 use net_sim::shrink::shrink;
 use net_sim::{Failure, Plan, marks, scenario};
 
-pub const USAGE: &str = "\
-       world bench [CASE..] [--seconds N] [--runs N] [--seed N] [--ciphers null|portable|ring] [--json]
+pub const USAGE: &str = "       world bench [CASE..] [--seconds N] [--runs N] [--seed N] [--ciphers null|portable|ring] [--json]
        world campaign [--runs N] [--from SEED] [--seconds N] [--faults N]
        world traces [--seeds N] [--from SEED]
        world swarm [--scenario NAME] [--runs N] [--from SEED] [--nodes N] [--seconds N] [--faults N]
@@ -39,7 +38,7 @@ pub fn run(args: &[String]) -> Option<ExitCode> {
         _ => return None,
     };
     Some(outcome.unwrap_or_else(|error| {
-        eprintln!("{error}\nusage: world ..\n{USAGE}");
+        eprintln!("{error}\nusage:\n{USAGE}");
         ExitCode::from(2)
     }))
 }
