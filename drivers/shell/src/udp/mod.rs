@@ -68,11 +68,5 @@ impl Default for Slots {
     }
 }
 
-impl Drop for Slots {
-    fn drop(&mut self) {
-        self.rest();
-    }
-}
-
 #[cfg(test)]
 mod tests;
