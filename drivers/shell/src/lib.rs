@@ -1,6 +1,6 @@
 //! The runtime-neutral driver: everything that touches the world except readiness, timers and
 //! tasks, which a runtime brings ([`runtime`]).
-#![deny(unsafe_code)] // allowed in `aead` and `prefetch`, with its argument
+#![deny(unsafe_code)] // allowed in `aead`, `prefetch` and `short_lock`, with its argument
 
 pub mod aead;
 mod apart;
@@ -16,6 +16,7 @@ pub mod ports;
 mod prefetch;
 pub mod qlog;
 pub mod runtime;
+mod short_lock;
 pub mod storage;
 mod sync;
 #[cfg(test)]

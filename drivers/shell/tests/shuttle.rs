@@ -13,9 +13,13 @@ mod hub;
 mod mailbox;
 #[path = "../src/ports/mod.rs"]
 mod ports;
+#[path = "../src/short_lock.rs"]
+mod short_lock;
 mod sync {
+    pub(crate) use shuttle::hint::spin_loop;
     pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     pub(crate) use shuttle::sync::{Arc, Mutex, MutexGuard, Weak};
+    pub(crate) use shuttle::thread::{sleep, yield_now};
     pub(crate) use std::sync::PoisonError;
 }
 #[path = "../src/prefetch.rs"]
@@ -40,6 +44,7 @@ use net_proto::session::aead::Cipher;
 use net_proto::stream::{Messages, Mode, Taken, frame_message};
 use net_proto::time::{Instant, Reason};
 use ports::{End, PlanePort, RecvPort, SendError, SendPort, Stopped};
+use short_lock::{Held, ShortLock};
 use shuttle::future::block_on;
 use shuttle::thread;
 use sync::Arc;
@@ -476,5 +481,33 @@ fn readers_of_events_get_each_one_and_the_end_whenever_they_come() {
         let [early, late] = readers.map(|reader| reader.join().unwrap());
         assert_eq!(early, 2);
         assert!(late <= 2);
+    });
+}
+
+/// The value is a cell of two halves: whoever is not alone with it sees them differ, or an addition lost.
+#[test]
+fn a_short_lock_lets_one_in_at_a_time() {
+    explore(|| {
+        let lock = Arc::new(ShortLock::new((0u32, 0u32)));
+        let add = |mut held: Held<'_, (u32, u32)>| {
+            assert_eq!(held.0, held.1);
+            held.0 += 1;
+            thread::yield_now();
+            held.1 += 1;
+        };
+        let threads: Vec<_> = (0..3)
+            .map(|_| {
+                let lock = lock.clone();
+                thread::spawn(move || {
+                    add(lock.lock());
+                    match lock.try_lock() {
+                        Some(held) => add(held),
+                        None => add(lock.lock()),
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(*lock.lock(), (6, 6));
     });
 }

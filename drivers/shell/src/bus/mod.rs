@@ -315,7 +315,7 @@ impl Bus {
     }
 
     /// As [`Bus::emit`]; `None`, and nothing was done, if somebody is at the shard just now.
-    #[inline]
+    #[inline(always)]
     pub fn try_emit(&self, shard: Shard, body: &[u8]) -> Option<Result<Taken, EmitError>> {
         match self.cell(shard) {
             Some(cell) => cell.try_emit(body, self.unix_nanos()),

@@ -118,10 +118,10 @@ const LONG_POLL: Duration = Duration::from_secs(5);
 const FLOW: u64 = 4;
 /// While events flow, a batch of so many is waited for. Taking each event alone would cost its producer more than
 /// the event.
-const BATCH: u64 = 64;
+const BATCH: u64 = 256;
 /// It is waited for in so many pauses, of so many turns of the processor: 1 to 3 µs each. Looking more often would take
 /// the number that is looked at from the producer's cache.
-const PAUSES: u32 = 8;
+const PAUSES: u32 = 16;
 const SPINS: u32 = 64;
 /// Looks in a row that find something, before other tasks have their turn.
 const LOOKS: u32 = 64;

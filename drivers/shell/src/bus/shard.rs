@@ -1,13 +1,15 @@
 //! A shard: its log under one narrow lock, and who waits for it.
 
 use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::task::{Context, Poll, Waker};
 
 use net_proto::bus::{Backpressure, Ledger, Log, LogCounts, LogLimits, ReaderId, Refused, Slice};
 
-use crate::bell::{Bell, lock};
+use crate::bell::Bell;
+use crate::short_lock::{Held, ShortLock};
 
 /// Why an event was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,7 +85,7 @@ struct Padded<T>(T);
 /// A shard. Every call takes its lock for as long as it takes to copy an event or to count slices.
 #[derive(Debug)]
 pub struct ShardCell {
-    core: Padded<Mutex<Core>>,
+    core: Padded<ShortLock<Core>>,
     /// Number of the next event, as of the last change under the lock. A reader that keeps up looks here, and so
     /// takes neither the lock nor its cache line from the producers.
     published: Padded<AtomicU64>,
@@ -117,12 +119,12 @@ impl ShardCell {
             watch: None,
         };
         let published = Padded(AtomicU64::new(core.log.next()));
-        Self { core: Padded(Mutex::new(core)), published, max_event: max_event.into() }
+        Self { core: Padded(ShortLock::new(core)), published, max_event: max_event.into() }
     }
 
     #[inline]
-    fn lock(&self) -> MutexGuard<'_, Core> {
-        lock(&self.core.0)
+    fn lock(&self) -> Held<'_, Core> {
+        self.core.0.lock()
     }
 
     /// Under the lock, after events were appended.
@@ -138,24 +140,19 @@ impl ShardCell {
     }
 
     /// Appends an event. `now`: the clock in nanoseconds since 1970.
-    #[inline]
     pub fn emit(&self, body: &[u8], now: u64) -> Result<Taken, EmitError> {
         self.emit_under(self.lock(), body, now)
     }
 
     /// As [`ShardCell::emit`]; `None`, and nothing was done, if somebody holds the lock.
-    #[inline]
+    #[inline(always)]
     pub fn try_emit(&self, body: &[u8], now: u64) -> Option<Result<Taken, EmitError>> {
-        let core = match self.core.0.try_lock() {
-            Ok(core) => core,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
+        let core = self.core.0.try_lock()?;
         Some(self.emit_under(core, body, now))
     }
 
-    #[inline]
-    fn emit_under(&self, mut core: MutexGuard<'_, Core>, body: &[u8], now: u64) -> Result<Taken, EmitError> {
+    #[inline(always)]
+    fn emit_under(&self, mut core: Held<'_, Core>, body: &[u8], now: u64) -> Result<Taken, EmitError> {
         if body.len() as u64 > self.max_event {
             return Err(self.too_large(body));
         }
@@ -164,13 +161,11 @@ impl ShardCell {
         }
         let appended = core.log.append(body, now);
         self.publish(&core);
-        let watch = core.watched(appended.is_err());
+        let calls = core.calls(appended.is_ok(), appended.is_err());
         let taken = appended.map(|at| Taken { at, name: core.log.name_of(at), stamp: core.log.last_stamp() });
-        let sleepers = if taken.is_ok() { core.sleepers() } else { Vec::new() };
         drop(core);
-        ring(sleepers);
-        if let Some(watch) = watch {
-            watch.ring();
+        if let Some(calls) = calls {
+            calls.ring();
         }
         taken.map_err(|why| self.refusal(why, body))
     }
@@ -198,12 +193,10 @@ impl ShardCell {
             }
         }
         self.publish(&core);
-        let watch = core.watched(full);
-        let sleepers = core.sleepers();
+        let calls = core.calls(true, full);
         drop(core);
-        ring(sleepers);
-        if let Some(watch) = watch {
-            watch.ring();
+        if let Some(calls) = calls {
+            calls.ring();
         }
     }
 
@@ -308,9 +301,9 @@ impl ShardCell {
         let sleepers = {
             let mut core = self.lock();
             core.gate = gate;
-            core.sleepers()
+            mem::take(&mut core.sleepers)
         };
-        ring(sleepers);
+        sleepers.iter().for_each(|bell| bell.ring());
     }
 
     /// Number of the next event that an attached reader gets.
@@ -348,9 +341,9 @@ impl ShardCell {
         let sleepers = {
             let mut core = self.lock();
             core.closed = true;
-            core.sleepers()
+            mem::take(&mut core.sleepers)
         };
-        ring(sleepers);
+        sleepers.iter().for_each(|bell| bell.ring());
     }
 
     /// Whether it takes no more events.
@@ -380,7 +373,7 @@ impl ShardCell {
             let mut core = self.lock();
             core.stopped = true;
             core.over |= over;
-            std::mem::take(&mut core.waiters)
+            mem::take(&mut core.waiters)
         };
         waiters.into_iter().for_each(|(_, waker)| waker.wake());
     }
@@ -443,14 +436,18 @@ impl ShardCell {
 }
 
 impl Core {
-    /// Whom to tell that the shard fills up, if somebody wants to know.
+    /// Whom to tell, once the lock is free, that events were `taken` or one found no room (`full`). Usually nobody.
     #[inline]
-    fn watched(&mut self, full: bool) -> Option<Arc<Bell>> {
-        let (mark, _) = self.watch.as_ref()?;
-        if !full && self.log.depth() < *mark {
-            return None;
-        }
-        self.watch.take().map(|(_, bell)| bell)
+    fn calls(&mut self, taken: bool, full: bool) -> Option<Calls> {
+        let calls = taken && !self.sleepers.is_empty() || self.watch.is_some();
+        if calls { self.some_calls(taken, full) } else { None }
+    }
+
+    fn some_calls(&mut self, taken: bool, full: bool) -> Option<Calls> {
+        let sleepers = if taken { mem::take(&mut self.sleepers) } else { Vec::new() };
+        let fills_up = |(mark, _): &mut (u64, Arc<Bell>)| full || self.log.depth() >= *mark;
+        let watch = self.watch.take_if(fills_up).map(|(_, bell)| bell);
+        (!sleepers.is_empty() || watch.is_some()).then_some(Calls { sleepers, watch })
     }
 
     fn sleep(&mut self, bell: &Arc<Bell>) {
@@ -458,18 +455,18 @@ impl Core {
             self.sleepers.push(bell.clone());
         }
     }
-
-    #[inline]
-    fn sleepers(&mut self) -> Vec<Arc<Bell>> {
-        // The usual case allocates and copies nothing.
-        if self.sleepers.is_empty() { Vec::new() } else { std::mem::take(&mut self.sleepers) }
-    }
 }
 
-#[inline]
-fn ring(sleepers: Vec<Arc<Bell>>) {
-    for bell in sleepers {
-        bell.ring();
+/// Bells to ring without the lock.
+struct Calls {
+    sleepers: Vec<Arc<Bell>>,
+    watch: Option<Arc<Bell>>,
+}
+
+impl Calls {
+    #[cold]
+    fn ring(self) {
+        self.sleepers.iter().chain(&self.watch).for_each(|bell| bell.ring());
     }
 }
 

@@ -3,3 +3,4 @@
 mod bell;
 mod planes;
 mod ports;
+mod short_lock;
