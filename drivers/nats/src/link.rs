@@ -1,5 +1,6 @@
 //! The writing side of a shard: a task on the client's thread, and the handle that the bus has.
 
+use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -105,6 +106,7 @@ pub async fn open(
     let mut task = Task {
         subject: stream::subject(&connection.options, shard, producer).into(),
         window: Window::new(usize::from(connection.options.in_flight), stored),
+        last: String::new(),
         asked: Instant::now(),
         epoch: line.epoch,
         denials: line.denials,
@@ -132,6 +134,8 @@ struct Task {
     answers: Subscriber,
     incoming: UnboundedReceiver<Batch>,
     window: Window,
+    /// The id that was sent last, as text.
+    last: String,
     /// Since when an answer is waited for.
     asked: Instant,
     epoch: u64,
@@ -200,32 +204,38 @@ impl Task {
     }
 
     async fn send(&mut self) -> Result<(), AdapterError> {
-        let client = &self.connection.client;
         if !self.window.is_waiting() {
             self.asked = Instant::now();
         }
+        let limit = self.connection.options.request_timeout;
+        match timeout(limit, self.publish()).await {
+            Ok(sent) => sent,
+            Err(_) => Err(AdapterError::Timeout(format!("sending to {}", self.subject))),
+        }
+    }
+
+    /// Sends what the window lets go. The client queues messages; it waits where its queue is full.
+    async fn publish(&mut self) -> Result<(), AdapterError> {
+        let client = &self.connection.client;
         while let Some(next) = self.window.next() {
             let mut headers = HeaderMap::new();
-            headers.insert(ID, next.event.id.to_string().as_str());
+            if next.after.is_some() {
+                headers.insert(AFTER, self.last.as_str());
+            }
+            self.last.clear();
+            // Writing to a string does not fail.
+            _ = write!(self.last, "{}", next.event.id);
+            headers.insert(ID, self.last.as_str());
             headers.insert(STAMP, next.event.stamp.to_string().as_str());
-            if let Some(after) = next.after {
-                headers.insert(AFTER, after.to_string().as_str());
-            }
             let (subject, body) = (self.subject.clone(), next.event.raw.clone());
-            let sent = async {
-                match next.ask {
-                    Some(Ask { run, number }) => {
-                        let reply = format!("{}.{run}-{number}", self.inbox);
-                        client.publish_with_reply_and_headers(subject, reply, headers, body).await
-                    }
-                    None => client.publish_with_headers(subject, headers, body).await,
+            let sent = match next.ask {
+                Some(Ask { run, number }) => {
+                    let reply = format!("{}.{run}-{number}", self.inbox);
+                    client.publish_with_reply_and_headers(subject, reply, headers, body).await
                 }
+                None => client.publish_with_headers(subject, headers, body).await,
             };
-            match timeout(self.connection.options.request_timeout, sent).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(AdapterError::Connection(error.to_string())),
-                Err(_) => return Err(AdapterError::Timeout(format!("sending to {}", self.subject))),
-            }
+            sent.map_err(|error| AdapterError::Connection(error.to_string()))?;
         }
         Ok(())
     }

@@ -95,8 +95,8 @@ impl Window {
         self.bytes += bytes;
         let follows = self.sent < self.queue.len() && self.has_room();
         let (number, event) = self.queue.get(self.sent - 1)?;
-        // An eighth of the window is worth an answer, and whatever nothing follows.
-        let step = (self.room / 8).max(1) as u64;
+        // A quarter of the window is worth an answer, and whatever nothing follows.
+        let step = (self.room / 4).max(1) as u64;
         let ask = (number.is_multiple_of(step) || !follows).then_some(Ask { run: self.run, number: *number });
         let after = self.last.replace(event.id);
         Some(Next { event, after, ask })
