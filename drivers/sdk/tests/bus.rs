@@ -10,8 +10,8 @@ use std::time::Duration;
 use common::clock::Clock;
 use common::{fresh, soon};
 use net_sdk::net::{
-    Backpressure, BatchConfig, Cursor, Filter, Item, Op, Operand, Ordering, PollRequest, ReadOptions,
-    SubscribeOptions, Typed,
+    Backpressure, BatchConfig, Cursor, Filter, Item, ItemRef, Op, Operand, Ordering, PollRequest,
+    ReadOptions, SubscribeOptions, Typed,
 };
 use net_sdk::{Net, Runtime, SdkError};
 use net_shell::bus::engine::Engine;
@@ -293,6 +293,57 @@ fn filters_choose_and_cursors_move_on() {
         }
         let text = filter.to_string();
         assert_eq!(text.parse::<Filter>().unwrap(), filter);
+    });
+}
+
+/// What is lent is what would be given, in memory and from an engine, and what is kept outlives the reader.
+#[test]
+fn visitors_see_what_others_are_given() {
+    both(|| async {
+        let engine = Engine::new();
+        let small = || Net::builder().shards(2).buffer_capacity(50).backpressure(Backpressure::DropOldest);
+        for (builder, gaps) in [(small(), true), (Net::builder().shards(2).adapter(engine.adapter()), false)]
+        {
+            let bus = builder.build().await.unwrap();
+            let filter = Filter::compare("c", Op::Ge, 40).unwrap();
+            let options = ReadOptions::new().filter(filter);
+            let mut given = bus.subscribe_with(options.clone()).await.unwrap();
+            let mut lent = bus.subscribe_with(options).await.unwrap();
+            let shard = |c: i32| u16::from(c % 3 == 0);
+            (0..120).for_each(|c| {
+                _ = bus.emit_to(shard(c), serde_json::to_vec(&Reading { c }).unwrap()).unwrap()
+            });
+            bus.flush().await.unwrap();
+            // In memory each shard holds the last 50: those of 45 to 119 but every third, and all 40 of the other.
+            let (gaps, events) = if gaps { (1, 50 + 26) } else { (0, 80) };
+            let (mut want, mut seen, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+            while want.len() < gaps + events {
+                want.push(soon("item", given.next()).await.unwrap().unwrap());
+            }
+            let lost = want.iter().filter(|item| matches!(item, Item::Lost { .. })).count();
+            assert_eq!(lost, gaps);
+            while seen.len() < want.len() {
+                let mut n = 0;
+                let visit = lent.visit_many(7, |item| {
+                    n += 1;
+                    seen.push(item.to_item());
+                    if let ItemRef::Event(event) = item {
+                        assert!(event.raw.starts_with(b"{"));
+                        kept.push(event.to_event());
+                    }
+                });
+                assert_eq!(soon("items", visit).await.unwrap(), n);
+                assert!((1..=7).contains(&n));
+            }
+            assert_eq!(seen, want);
+            assert_eq!(lent.cursor(), given.cursor());
+            assert_eq!(lent.visit_many(0, |_| panic!("nothing was asked for")).await.unwrap(), 0);
+            bus.shutdown().await;
+            assert_eq!(soon("the end", lent.visit_many(1, |_| panic!("all was seen"))).await.unwrap(), 0);
+            drop((lent, given, bus));
+            let events = want.into_iter().filter_map(Item::into_event);
+            assert!(events.eq(kept), "and they outlive the reader");
+        }
     });
 }
 

@@ -151,14 +151,12 @@ impl Slice {
         self.event(self.from)
     }
 
-    /// Takes the next event.
+    /// Takes the next event, if there is one.
     #[inline]
-    pub fn next_event(&mut self) -> Option<Event<'_>> {
-        if self.is_empty() {
-            return None;
+    pub const fn skip_one(&mut self) {
+        if !self.is_empty() {
+            self.from += 1;
         }
-        self.from += 1;
-        self.event(self.from - 1)
     }
 
     /// The bytes of a body that an event of this slice showed, sharing the slice's memory.

@@ -27,7 +27,7 @@ pub use net_proto::bus::{
 pub use net_shell::bus::adapter::{
     Ack, Adapter, AdapterCaps, AdapterError, Batch, BoxFut, Extent, Incoming, Link, Outgoing, Page, Setup,
 };
-pub use net_shell::bus::{Bus, Item, Ordering, StoredEvent};
+pub use net_shell::bus::{Bus, EventRef, Item, ItemRef, Ordering, StoredEvent};
 pub use read::{
     PollRequest, PollResponse, ReadOptions, SubscribeOptions, Subscription, Typed, TypedSubscription, parse,
 };

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_core::Stream;
 use net_proto::bus::{Cursor, Filter, MAX_READERS, Position, Shard};
-use net_shell::bus::{Item, Ordering, Reader, StartAt, StoredEvent};
+use net_shell::bus::{Item, ItemRef, Ordering, Reader, StartAt, StoredEvent};
 use serde::de::DeserializeOwned;
 
 use super::{Net, Result, SdkError};
@@ -238,29 +238,38 @@ impl Subscription {
     /// Takes up to `max` items that are here, after waiting for the first; how many came. Zero at the
     /// end. Cheaper than as many calls of [`Subscription::next`]. Dropping the future loses nothing.
     pub async fn next_many(&mut self, max: usize, mut each: impl FnMut(Item)) -> Result<usize> {
+        self.visit_many(max, |item| each(item.to_item())).await
+    }
+
+    /// As [`Subscription::next_many`], for items that are looked at where they lie: cheaper still. What is worth
+    /// keeping, [`ItemRef::to_item`] keeps.
+    pub async fn visit_many(&mut self, max: usize, mut each: impl FnMut(ItemRef<'_>)) -> Result<usize> {
         if max == 0 {
             return Ok(0);
         }
         match self.next().await {
             None => return Ok(0),
-            Some(first) => each(first?),
+            Some(first) => each(first?.lend()),
         }
         let mut n = 1;
+        let filter = self.filter.as_ref();
         while n < max {
-            match self.reader.pop() {
-                Some(Item::Event(event)) if !self.matches(&event) => {}
-                Some(item) => {
+            let taken = self.reader.visit(|item| {
+                let passes = match (&item, filter) {
+                    (ItemRef::Event(event), Some(filter)) => filter.matches(event.raw),
+                    _ => true,
+                };
+                if passes {
                     each(item);
-                    n += 1;
                 }
+                passes
+            });
+            match taken {
+                Some(passed) => n += usize::from(passed),
                 None => break,
             }
         }
         Ok(n)
-    }
-
-    fn matches(&self, event: &StoredEvent) -> bool {
-        self.filter.as_ref().is_none_or(|filter| filter.matches(&event.raw))
     }
 
     /// Where it stands: behind everything that it returned. Keep its token to read on after a

@@ -9,6 +9,7 @@ pub mod adapter;
 mod by_hand;
 pub mod conformance;
 pub mod engine;
+mod item;
 mod outbox;
 mod pump;
 mod reader;
@@ -32,9 +33,10 @@ use net_proto::time::{Duration, Instant, nanos};
 use crate::bell::{Bell, lock};
 use crate::runtime::Runtime;
 use adapter::{Adapter, AdapterError};
+pub use item::{EventRef, Item, ItemRef, StoredEvent};
 use outbox::OutboxShared;
 use pump::PumpShared;
-pub use reader::{Item, Ordering, Reader, StartAt, StoredEvent};
+pub use reader::{Ordering, Reader, StartAt};
 pub use shard::{EmitError, ShardCell, Taken};
 
 /// How a bus is set up. Checked by whoever builds it.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use net_proto::bus::{Cursor, EventId, Position, ReaderId, Shard, Slice};
+use net_proto::bus::{Cursor, Event, EventId, Position, ReaderId, Shard, Slice};
 use net_proto::planted;
 use net_proto::time::Instant;
 
 use super::Bus;
 use super::adapter::{Adapter, AdapterError, BoxFut, Incoming, Page};
+use super::item::{EventRef, Item, ItemRef, Memory};
 use crate::bell::Bell;
 
 /// In which order a reader gets the events of several shards. Within a shard it is always the order
@@ -29,49 +29,6 @@ pub enum Ordering {
     /// than `None`; after the number of shards changed, what was accepted before the change may come
     /// after what was accepted later (use `Insertion` where that matters).
     Key,
-}
-
-/// An event as a reader gets it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredEvent {
-    /// Its shard.
-    pub shard: Shard,
-    /// Where it lies in the shard.
-    pub position: Position,
-    /// Its name; `None` for entries of an engine that something else wrote.
-    pub id: Option<EventId>,
-    /// When it was accepted: nanoseconds since 1970, 0 if unknown.
-    pub stamp: u64,
-    /// The body. On memory it shares up to 64 KiB with its neighbours: copy what is to be kept long.
-    pub raw: Bytes,
-}
-
-/// What a reader gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Item {
-    /// An event.
-    Event(StoredEvent),
-    /// Events are gone that this reader has not seen: those after `from`, up to and including `to`.
-    Lost {
-        /// The shard.
-        shard: Shard,
-        /// The last position that was seen, or that lies before the first lost event.
-        from: Position,
-        /// The position of the last lost event.
-        to: Position,
-    },
-}
-
-impl Item {
-    /// The event.
-    #[inline]
-    pub fn into_event(self) -> Option<StoredEvent> {
-        match self {
-            Self::Event(event) => Some(event),
-            Self::Lost { .. } => None,
-        }
-    }
 }
 
 /// Where a reader starts in shards that its cursor does not name.
@@ -348,20 +305,27 @@ impl Reader {
     /// What was fetched and not returned yet, next in order.
     #[inline]
     pub fn pop(&mut self) -> Option<Item> {
+        self.visit(|item| item.to_item())
+    }
+
+    /// As [`Reader::pop`], lent to `each`.
+    #[inline]
+    pub fn visit<R>(&mut self, each: impl FnOnce(ItemRef<'_>) -> R) -> Option<R> {
         let lane = match self.ordering {
             Ordering::Insertion => self.oldest()?,
             _ => self.next_turn()?,
         };
-        let bus = &self.bus;
         let lane = self.lanes.get_mut(lane)?;
         if let Some((from, to)) = lane.lost.take() {
             lane.seen = Some(to);
-            return Some(Item::Lost { shard: lane.shard, from, to });
+            return Some(each(ItemRef::Lost { shard: lane.shard, from, to }));
         }
-        let event = lane.pop(bus)?;
+        let event = lane.front(&self.bus)?;
+        let position = event.position;
+        let told = each(ItemRef::Event(event));
+        lane.advance(position);
         self.left = self.left.saturating_sub(1);
-        lane.seen = Some(event.position);
-        Some(Item::Event(event))
+        Some(told)
     }
 
     #[inline]
@@ -533,31 +497,40 @@ impl Lane {
     }
 
     #[inline]
-    fn pop(&mut self, bus: &Bus) -> Option<StoredEvent> {
+    fn front(&self, bus: &Bus) -> Option<EventRef<'_>> {
         let shard = self.shard;
-        let (event, empty) = match self.chunks.front_mut()? {
+        match self.chunks.front()? {
             Chunk::Slice(slice) => {
-                let event = slice.peek()?;
-                let raw = slice.share(event.body);
-                let id = EventId {
-                    producer: bus.producer(),
-                    incarnation: event.incarnation,
-                    shard,
-                    seq: event.seq,
-                };
-                let position = Position::new(bus.incarnation(), event.at);
-                let stored = StoredEvent { shard, position, id: Some(id), stamp: event.stamp, raw };
-                slice.next_event();
-                (stored, slice.is_empty())
+                let Event { at, incarnation, seq, stamp, body } = slice.peek()?;
+                let id = Some(EventId { producer: bus.producer(), incarnation, shard, seq });
+                let position = Position::new(bus.incarnation(), at);
+                Some(EventRef { shard, position, id, stamp, raw: body, memory: Memory::Slice(slice) })
             }
             Chunk::Page(page) => {
-                let Incoming { position, id, stamp, raw } = page.pop_front()?;
-                (StoredEvent { shard, position, id, stamp, raw }, page.is_empty())
+                let Incoming { position, id, stamp, raw } = page.front()?;
+                let (position, id, stamp) = (*position, *id, *stamp);
+                Some(EventRef { shard, position, id, stamp, raw, memory: Memory::Whole(raw) })
             }
+        }
+    }
+
+    /// The event in front, which is at `position`, was returned.
+    #[inline]
+    fn advance(&mut self, position: Position) {
+        self.seen = Some(position);
+        let over = match self.chunks.front_mut() {
+            Some(Chunk::Slice(slice)) => {
+                slice.skip_one();
+                slice.is_empty()
+            }
+            Some(Chunk::Page(page)) => {
+                page.pop_front();
+                page.is_empty()
+            }
+            None => false,
         };
-        if empty {
+        if over {
             self.chunks.pop_front();
         }
-        Some(event)
     }
 }

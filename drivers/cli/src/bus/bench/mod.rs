@@ -8,6 +8,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use net_sdk::net::ItemRef;
 use net_sdk::{Net, SdkError};
 use serde_json::{Value, json};
 
@@ -90,9 +91,9 @@ impl Count {
         let mut lost = 0u64;
         while self.events < events {
             let bytes = &mut self.bytes;
-            let n = from.next_many(4096, |item| match item.into_event() {
-                Some(event) => *bytes += event.raw.len() as u64,
-                None => lost += 1,
+            let n = from.visit_many(4096, |item| match item {
+                ItemRef::Event(event) => *bytes += event.raw.len() as u64,
+                _ => lost += 1,
             });
             let n = n.await? as u64;
             let now = Instant::now();
