@@ -228,6 +228,49 @@ fn out_of_memory() {
     });
 }
 
+/// A server whose last snapshot failed takes no writes (`stop-writes-on-bgsave-error`). What it has can be read.
+#[test]
+fn a_snapshot_that_failed() {
+    let server = Server::start(Redis::volatile());
+    server.call(&["CONFIG", "SET", "save", "3600 1"]);
+    // A file cannot take the place of a folder.
+    let at = server.place().dir.join("dump.rdb");
+    let snapshot = |want: &str| {
+        net_tests::lab::until("a snapshot", || {
+            // Refused while another is made.
+            server.call(&["BGSAVE"]);
+            (server.info("rdb_last_bgsave_status").as_deref() == Some(want)).then_some(())
+        });
+    };
+    on_tokio(|_| async {
+        let bus = bus(single(&server).pipeline(10)).await.unwrap();
+        let mut sub = bus.subscribe().await.unwrap();
+        bus.emit_raw("0").unwrap();
+        flushed(&bus).await;
+        std::fs::create_dir(&at).unwrap();
+        snapshot("err");
+        (1..100).for_each(|n| _ = bus.emit_raw(n.to_string()).unwrap());
+        let error = soon("flush", bus.flush()).await.expect_err("not written");
+        let SdkError::Unconfirmed { why: Some(AdapterError::Full(why)) } = &error else { panic!("{error}") };
+        assert!(why.starts_with("MISCONF") && error.is_retryable(), "{error}");
+        let error = bus.health().await.expect_err("it takes no writes");
+        assert!(matches!(&error, SdkError::Adapter(AdapterError::Full(why)) if why.starts_with("MISCONF")));
+        let page = bus.poll(PollRequest::new()).await.unwrap();
+        assert_eq!(page.events.len(), 1);
+        let ledger = bus.stats().ledger;
+        assert_eq!((ledger.delivered, ledger.queued, ledger.lost.total()), (1, 99, 0));
+        std::fs::remove_dir(&at).unwrap();
+        snapshot("ok");
+        flushed(&bus).await;
+        assert_eq!(unique(&server, 0), (numbers(100), 0), "refused as a whole: no duplicates either");
+        for n in numbers(100) {
+            let event = soon("event", sub.next()).await.unwrap().unwrap().into_event().unwrap();
+            assert_eq!(event.raw, n);
+        }
+        assert_eq!(soon("shutdown", bus.shutdown()).await.lost, 0);
+    });
+}
+
 #[test]
 fn too_few_replicas() {
     let server = Server::start(Redis::volatile().option("min-replicas-to-write", "1"));
