@@ -48,9 +48,9 @@ pub struct Where {
     /// This process: what goes in comes out
     #[arg(long)]
     pub memory: bool,
-    /// What the streams are called, or the events that a node keeps
-    #[arg(long, value_name = "NAME", default_value = "net")]
-    pub name: String,
+    /// What the streams are called, or the events that a node keeps; `net` without it, `net_bench` for `net bus bench`
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
     /// Trust these authorities (PEM) instead of those of the system
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
@@ -132,10 +132,12 @@ pub struct BusKeep {
 
 #[derive(Debug, Args)]
 pub struct BusBench {
-    /// What to measure; everything without it
+    /// What to measure; without it `remote` if one of the options says where events are, else everything but that
     #[arg(value_enum)]
     pub rows: Vec<BusRow>,
-    /// Events of a run
+    #[command(flatten)]
+    pub at: Where,
+    /// Events of a run; `remote`: at most 1,000,000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub events: Option<u64>,
     /// How long the idle bus is watched, in seconds
@@ -169,4 +171,6 @@ pub enum BusRow {
     DurableMany,
     /// To a node of the mesh in a second process, and read there
     Mesh,
+    /// To where the options or NET_BUS say, and back. The events stay there
+    Remote,
 }

@@ -48,8 +48,19 @@ impl Where {
         self.memory || (self.is_open() && std::env::var(ENV).is_ok_and(|value| value == "memory"))
     }
 
+    /// Whether events go to a node, or stay here: neither keeps them as a stream is told to.
+    pub fn mesh_or_memory(&self) -> Result<bool> {
+        let settled = self.settled()?;
+        Ok(settled.memory || !settled.mesh.is_empty())
+    }
+
+    /// What the streams are called.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or("net")
+    }
+
     /// Whether the command line names none.
-    const fn is_open(&self) -> bool {
+    pub const fn is_open(&self) -> bool {
         self.redis.is_empty() && self.jetstream.is_empty() && self.mesh.is_empty() && !self.memory
     }
 
@@ -117,7 +128,7 @@ impl Where {
                 return Err(Failure::usage("several servers of Redis need --cluster or --sentinel MASTER"));
             }
         };
-        config = config.prefix(&self.name);
+        config = config.prefix(self.name());
         if let Some(file) = &self.ca {
             config = config.tls_roots(read(file)?);
         }
@@ -142,7 +153,7 @@ impl Where {
     fn jetstream(&self, wishes: Wishes<'_>) -> Result<Transport> {
         let mut servers = self.jetstream.iter();
         let mut options = net_sdk::nats::JetStream::new(servers.next().map_or("", String::as_str));
-        options = servers.fold(options, |options, server| options.server(server)).prefix(&self.name);
+        options = servers.fold(options, |options, server| options.server(server)).prefix(self.name());
         if let Some(file) = &self.ca {
             options = options.root_certificates(file);
         }
@@ -188,7 +199,7 @@ pub async fn open(to: &Where, wishes: Wishes<'_>, builder: NetBuilder, config: &
             }
             let mesh = config.apply(node).start().await?;
             let hosts = invites.into_iter().map(|invite| invite.ticket);
-            (builder.mesh(&mesh, &to.name, hosts), Some(mesh), "mesh")
+            (builder.mesh(&mesh, to.name(), hosts), Some(mesh), "mesh")
         }
     };
     match builder.build().await {

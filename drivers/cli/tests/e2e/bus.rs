@@ -113,6 +113,19 @@ fn a_day(at: &[&str], counts: bool) {
     assert_eq!(late.status.code(), Some(0), "{late:?}");
     assert_eq!(follow.event("end")["events"], 1008);
     assert_eq!(follow.wait(), Some(0));
+
+    let measured = run(&words(&["bench", "--events", "700", "--json"], at));
+    assert_eq!(measured.status.code(), Some(0), "{measured:?}");
+    let told = last(&measured);
+    for field in ["acknowledged_per_s", "read_per_s", "ack_p50_us", "ack_p99_us"] {
+        assert!(told[field].as_f64() > Some(0.0), "no {field}: {told}");
+    }
+    // Not among the events of others, unless that was said.
+    let all = last(&run(&words(&["tail", "--json"], at)));
+    let own = if at.contains(&"--name") { told["events"].as_u64() } else { Some(0) };
+    let others = (EVENTS + 8) as u64;
+    assert!(all["events"].as_u64() >= own.map(|own| own + others), "{all}");
+    assert!(own > Some(0) || all["events"] == others, "{all}");
 }
 
 #[test]
@@ -228,6 +241,8 @@ fn memory_passes_through_and_says_what_it_is() {
         &[b"x".repeat((1 << 20) + 1), b"\nb\n".to_vec()].concat(),
     );
     assert_eq!((long.status.code(), &objects(&long)[0]["line"]), (Some(5), &1.into()), "{:?}", long.stderr);
+    let measured = run(&["bus", "bench", "--memory", "--events", "700", "--json"]);
+    assert_eq!((measured.status.code(), &last(&measured)["name"]), (Some(0), &"net_bench".into()));
     for command in ["tail", "status"] {
         let told = run(&["bus", command, "--memory", "--json"]);
         assert_eq!(told.status.code(), Some(2), "{told:?}");
@@ -251,6 +266,9 @@ fn mistakes_are_told_with_what_to_do() {
     assert_eq!(code(&["bus", "tail", "--redis", &nobody, "--filter", "{"]), Some(2));
     assert_eq!(code(&["bus", "emit", "--mesh", "ni1cut", "Cargo.toml"]), Some(2));
     assert_eq!(code(&["bus", "emit", "--redis", &nobody, "missing"]), Some(1));
+    assert_eq!(code(&["bus", "bench", "idle", "--redis", &nobody]), Some(2));
+    assert_eq!(code(&["bus", "bench", "--redis", &nobody, "--events", "1000001"]), Some(2));
+    assert_eq!(code(&["bus", "bench", "--redis", &nobody]), Some(3));
     assert_eq!(code(&["bus", "status", "--redis", &nobody]), Some(3));
     assert_eq!(code(&["bus", "status", "--redis", &addr]), Some(4), "no password");
     let url = format!("redis://:secret@{addr}");

@@ -3,6 +3,7 @@
 mod durable;
 mod memory;
 mod mesh;
+mod remote;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -24,7 +25,17 @@ const SIZE: usize = 64;
 
 /// The command. Each row has threads of its own: being pinned to a core ends with them.
 pub fn run(args: &BusBench, output: Output) -> Result<()> {
-    let rows = if args.rows.is_empty() { BusRow::value_variants() } else { &args.rows[..] };
+    let here = |row: &&BusRow| **row != BusRow::Remote;
+    let rows: Vec<_> = match (&args.rows[..], args.at.is_open()) {
+        ([], true) => BusRow::value_variants().iter().filter(here).collect(),
+        ([], false) => vec![&BusRow::Remote],
+        (rows, false) if rows.iter().any(|row| here(&row)) => {
+            return Err(Failure::usage(
+                "--redis, --jetstream, --mesh and --memory are for the row `remote` alone",
+            ));
+        }
+        (rows, _) => rows.iter().collect(),
+    };
     for row in rows {
         let ended = std::thread::scope(|scope| scope.spawn(|| measure(*row, args)).join());
         let mut result = ended.map_err(|_| Failure::failed("this is a bug: the benchmark panicked"))??;
@@ -44,6 +55,7 @@ fn measure(row: BusRow, args: &BusBench) -> Result<Value> {
         BusRow::DurableOne => durable::run(args.dir.as_deref(), 1, args.events.unwrap_or(1_000)),
         BusRow::DurableMany => durable::run(args.dir.as_deref(), 64, args.events.unwrap_or(64_000)),
         BusRow::Mesh => mesh::run(args.events.unwrap_or(2_000_000)),
+        BusRow::Remote => remote::run(&args.at, args.events.unwrap_or(100_000)),
     }
 }
 
