@@ -107,23 +107,33 @@ fn every_setting_is_documented() {
     assert!(missing.is_empty(), "not in docs/CONFIGURATION.md: {missing:#?}");
 }
 
-/// The methods of the builder that an application calls before `start`.
-fn builder_methods() -> Vec<String> {
+/// The methods of a builder that an application calls before the last one.
+fn builder_methods(file: &str, name: &str, last: &str) -> Vec<String> {
     let source =
-        fs::read_to_string(net_tests::root().join("drivers/sdk/src/builder.rs")).expect("the source");
-    let (_, rest) = source.split_once("impl MeshBuilder {").expect("the builder");
-    let (body, _) = rest.split_once("pub async fn start").expect("its end");
-    let names = body.lines().filter_map(|line| line.trim().strip_prefix("pub fn "));
+        fs::read_to_string(net_tests::root().join("drivers/sdk/src").join(file)).expect("the source");
+    let (_, rest) = source.split_once(&format!("impl {name} {{")).expect("the builder");
+    let (body, _) = rest.split_once(&format!("pub async fn {last}")).expect("its end");
+    let lines: Vec<_> = body.lines().map(str::trim).collect();
+    let shown = |n: usize| n.checked_sub(1).is_none_or(|before| lines[before] != "#[doc(hidden)]");
+    let names =
+        lines.iter().enumerate().filter(|(n, _)| shown(*n)).filter_map(|(_, line)| {
+            line.strip_prefix("pub fn ").or_else(|| line.strip_prefix("pub const fn "))
+        });
     names.map(|line| line.split('(').next().unwrap_or(line).to_owned()).collect()
 }
 
 #[test]
-fn every_method_of_the_builder_is_documented() {
-    let page = fs::read_to_string(net_tests::root().join("docs/CONFIGURATION.md")).expect("the page");
-    let methods = builder_methods();
-    assert!(methods.len() > 10, "{methods:?}");
-    let missing: Vec<_> = methods.iter().filter(|method| !named(&page, "", method)).collect();
-    assert!(missing.is_empty(), "not in docs/CONFIGURATION.md: {missing:?}");
+fn every_method_of_the_builders_is_documented() {
+    for (file, name, last, page) in [
+        ("builder.rs", "MeshBuilder", "start", "docs/CONFIGURATION.md"),
+        ("net/builder.rs", "NetBuilder", "build", "docs/BUS.md"),
+    ] {
+        let text = fs::read_to_string(net_tests::root().join(page)).expect("the page");
+        let methods = builder_methods(file, name, last);
+        assert!(methods.len() > 10, "{methods:?}");
+        let missing: Vec<_> = methods.iter().filter(|method| !named(&text, "", method)).collect();
+        assert!(missing.is_empty(), "not in {page}: {missing:?}");
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub struct Open {
 pub struct Wishes<'a> {
     pub replicas: Option<u8>,
     pub retain: Option<u64>,
+    #[cfg_attr(not(feature = "redis"), expect(dead_code, reason = "only Redis has pipelines"))]
     pub batch: Option<u32>,
     /// A writer that keeps what it sends over restarts has to stay the same node.
     pub state: Option<&'a Path>,
