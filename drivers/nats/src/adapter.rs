@@ -15,6 +15,8 @@ use crate::{error, link};
 
 /// Streams that are looked at, or created, at the same time.
 const AT_ONCE: usize = 16;
+/// The longest that one question waits for events.
+const MOST_WAIT: Duration = Duration::from_secs(3600);
 
 /// What exists after the start.
 struct Started {
@@ -146,7 +148,7 @@ impl Adapter for JetStreamAdapter {
     ) -> BoxFut<'a, Result<Vec<Page>, AdapterError>> {
         Box::pin(async move {
             let (pool, from) = (self.started()?.pool.clone(), from.to_vec());
-            self.call(|connection| read::read(connection, pool, from, limit, wait)).await
+            self.call(|connection| read::read(connection, pool, from, limit, wait.min(MOST_WAIT))).await
         })
     }
 

@@ -11,6 +11,8 @@ pub const MAX_IN_FLIGHT: u16 = 4096;
 
 /// The shortest time for which ids are remembered.
 const MIN_WINDOW: Duration = Duration::from_secs(10);
+/// The longest: servers count nanoseconds in 63 bits.
+const MAX_WINDOW: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// How the client proves who it is.
 #[derive(Clone, Default)]
@@ -269,18 +271,19 @@ impl JetStream {
                 return wrong(format!("{what} is {limit:?}, allowed is 10 ms to 10 min"));
             }
         }
-        if self.duplicate_window < MIN_WINDOW {
-            return wrong(format!(
-                "duplicate_window is {:?}, allowed is {MIN_WINDOW:?} or more",
-                self.duplicate_window
-            ));
+        for (what, time) in
+            [("duplicate_window", self.duplicate_window), ("max_age", self.max_age.unwrap_or(MIN_WINDOW))]
+        {
+            if !(MIN_WINDOW..=MAX_WINDOW).contains(&time) {
+                return wrong(format!("{what} is {time:?}, allowed is {MIN_WINDOW:?} to 100 years"));
+            }
         }
-        if self.max_age.is_some_and(|age| age < MIN_WINDOW) {
-            return wrong(format!("max_age is {:?}, allowed is {MIN_WINDOW:?} or more", self.max_age));
+        if self.servers.iter().any(String::is_empty) {
+            return wrong("the address of a server is empty".into());
         }
         for (what, limit) in [("max_messages", self.max_messages), ("max_bytes", self.max_bytes)] {
             if limit.is_some_and(|limit| limit == 0 || limit > i64::MAX as u64) {
-                return wrong(format!("{what} is {}, allowed is 1 or more", limit.unwrap_or(0)));
+                return wrong(format!("{what} is {}, allowed is 1 to {}", limit.unwrap_or(0), i64::MAX));
             }
         }
         if self.discard_new && self.max_messages.is_none() && self.max_bytes.is_none() {

@@ -1,6 +1,7 @@
 //! Durable consumers: the server keeps the place, workers share it, and what nobody acknowledged comes
 //! again.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use crate::thread::{Call, Worker};
 const FETCH: usize = 32;
 /// How long one question waits for events.
 const WAIT: Duration = Duration::from_secs(5);
+/// How long one may work on an event: zero would mean what the server likes.
+const ACK_WAIT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(365 * 86_400);
 /// Pause after a failure.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -79,12 +82,16 @@ pub struct Durable {
 
 impl Durable {
     /// Opens the consumer `name`, which is made if it does not exist, from the oldest event. What is not
-    /// acknowledged within `ack_wait` comes again.
+    /// acknowledged within `ack_wait`, 1 ms to a year, comes again.
     pub async fn open(options: JetStream, name: &str, ack_wait: Duration) -> Result<Self, AdapterError> {
         options.check()?;
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
             let text = format!("the consumer is {name:?}; allowed are 1 to 64 letters, digits, `-` and `_`");
+            return Err(AdapterError::Config(text));
+        }
+        if !ACK_WAIT.contains(&ack_wait) {
+            let text = format!("ack_wait is {ack_wait:?}, allowed is {:?} to a year", ACK_WAIT.start());
             return Err(AdapterError::Config(text));
         }
         let worker = Worker::start()?;

@@ -229,7 +229,7 @@ impl Core {
         extra: Duration,
         write: impl Fn(&mut BytesMut),
     ) -> Result<Vec<Bytes>, AdapterError> {
-        let limit = self.config.command_timeout + extra;
+        let limit = self.config.command_timeout.saturating_add(extra);
         let mut moved = 0;
         loop {
             self.check_open()?;

@@ -17,6 +17,13 @@ use crate::core::{Core, error_of, no_error};
 use crate::read::{entries, streams};
 use crate::resp::{Item, Walk, begin, command, word};
 
+/// The longest that one question waits for events; a longer wait takes several.
+const MOST_WAIT: Duration = Duration::from_secs(3600);
+/// Most events of a shard that one question may want, and the longest time that it may name. Servers count with 63
+/// bits; nobody waits for longer.
+const MOST_EVENTS: usize = 1 << 20;
+const MOST_MILLIS: u128 = 1 << 50;
+
 /// Which group, who in it, and of what.
 #[derive(Clone, Debug)]
 #[must_use]
@@ -122,18 +129,21 @@ impl RedisGroup {
     /// [`RedisGroup::unfinished`] has them.
     pub async fn next(&self, limit: usize, wait: Duration) -> Result<Vec<Delivery>, AdapterError> {
         let (core, until) = (&*self.core, self.core.runtime.now() + wait);
-        if !core.is_cluster() {
-            return self.read(0..self.keys.len(), limit, ">", Some(wait)).await;
-        }
-        let mut nap = Duration::from_millis(1);
+        let (mut left, mut nap) = (wait, Duration::from_millis(1));
         loop {
-            let found = self.each(limit, ">").await?;
-            let left = until.since(core.runtime.now());
+            let found = if core.is_cluster() {
+                self.each(limit, ">").await?
+            } else {
+                self.read(0..self.keys.len(), limit, ">", Some(left.min(MOST_WAIT))).await?
+            };
+            left = until.since(core.runtime.now());
             if !found.is_empty() || left.is_zero() {
                 return Ok(found);
             }
-            pause(&*core.runtime, nap.min(left)).await;
-            nap = (nap * 2).min(Duration::from_millis(32));
+            if core.is_cluster() {
+                pause(&*core.runtime, nap.min(left)).await;
+                nap = (nap * 2).min(Duration::from_millis(32));
+            }
         }
     }
 
@@ -157,7 +167,8 @@ impl RedisGroup {
             for _ in 0..2 {
                 let from = self.stale_from[n].clone();
                 let write = |out: &mut BytesMut| {
-                    let (millis, limit) = (idle.as_millis().to_string(), limit.max(1).to_string());
+                    let millis = idle.as_millis().min(MOST_MILLIS).to_string();
+                    let limit = limit.clamp(1, MOST_EVENTS).to_string();
                     let (group, consumer) = (self.options.group.as_bytes(), self.options.consumer.as_bytes());
                     let by = [b"XAUTOCLAIM" as &[u8], self.keys[n].as_bytes(), group, consumer];
                     let rest = [millis.as_bytes(), from.as_bytes(), b"COUNT", limit.as_bytes()];
@@ -232,7 +243,7 @@ impl RedisGroup {
         let wait = wait.filter(|wait| wait.as_millis() > 0);
         let write = |out: &mut BytesMut| {
             let (limit, millis) =
-                (limit.max(1).to_string(), wait.unwrap_or_default().as_millis().to_string());
+                (limit.clamp(1, MOST_EVENTS).to_string(), wait.unwrap_or_default().as_millis().to_string());
             let (group, consumer) = (self.options.group.as_bytes(), self.options.consumer.as_bytes());
             let mut words =
                 vec![b"XREADGROUP" as &[u8], b"GROUP", group, consumer, b"COUNT", limit.as_bytes()];

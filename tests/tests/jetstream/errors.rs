@@ -98,6 +98,37 @@ fn what_the_server_cannot_do_fails_the_build() {
 }
 
 #[test]
+fn poison_configuration_is_refused_before_anybody_is_asked() {
+    let one = || JetStream::new("nats://127.0.0.1:1");
+    let poison = [
+        ("prefix", one().prefix("")),
+        ("prefix", one().prefix("a.b")),
+        ("replicas", one().replicas(0)),
+        ("in_flight", one().in_flight(0)),
+        ("max_messages", one().max_messages(0)),
+        ("max_bytes", one().max_bytes(u64::MAX)),
+        ("max_age", one().max_age(Duration::MAX)),
+        ("max_age", one().max_age(Duration::ZERO)),
+        ("duplicate_window", one().duplicate_window(Duration::MAX)),
+        ("request_timeout", one().request_timeout(Duration::ZERO)),
+        ("connect_timeout", one().connect_timeout(Duration::MAX)),
+        ("discard_new", one().discard_new()),
+        ("address", one().server("")),
+    ];
+    on_tokio(async |_| {
+        for (named, options) in poison {
+            let why = refused(options).await;
+            assert!(matches!(&why, AdapterError::Config(text) if text.contains(named)), "{named}: {why}");
+        }
+        for (name, ack_wait) in [("w", Duration::ZERO), ("w", Duration::MAX), ("a b", Duration::from_secs(1))]
+        {
+            let opened = net_sdk::nats::Durable::open(one(), name, ack_wait).await;
+            assert!(matches!(&opened, Err(AdapterError::Config(_))), "{name}: {opened:?}");
+        }
+    });
+}
+
+#[test]
 fn streams_of_somebody_else_are_left_alone() {
     let server = Server::start(Nats::new());
     admin(&server.url(), |js| async move {

@@ -79,6 +79,11 @@ fn a_group_that_is_removed_is_missed() {
     on_smol(|rt| async move {
         let options = GroupOptions::new("g", "c", [0]).latest();
         let mut group = RedisGroup::join(&single(&server), rt.clone(), options).await.unwrap();
+        // Limits beyond what the server can count are no harm.
+        server.call(&["XADD", "net:shard:0", "*", "d", "x"]);
+        let events = soon("next", group.next(usize::MAX, Duration::MAX)).await.unwrap();
+        assert_eq!((events.len(), group.next(0, Duration::ZERO).await), (1, Ok(Vec::new())));
+        assert_eq!(group.claim(Duration::MAX, usize::MAX).await, Ok(Vec::new()));
         server.call(&["XGROUP", "DESTROY", "net:shard:0", "g"]);
         let gone = soon("next", group.next(1, WAIT)).await.unwrap_err();
         assert!(matches!(gone, AdapterError::Gone(_)), "{gone}");
