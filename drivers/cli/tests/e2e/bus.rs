@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 
 use net_tests::servers::Server;
 use net_tests::servers::nats::Nats;
-use net_tests::servers::redis::{Answer, Redis};
+use net_tests::servers::redis::{self, Answer, Redis};
 use serde_json::Value;
 
 use crate::common::{Running, last, net, run};
@@ -133,6 +133,48 @@ fn a_day_on_redis() {
     let server = Server::start(Redis::volatile());
     let addr = server.addr().to_string();
     a_day(&["--redis", &addr], true);
+}
+
+#[test]
+fn a_day_on_a_cluster_of_redis() {
+    let members = redis::cluster();
+    a_day(&["--redis", &members[1].addr().to_string(), "--cluster"], true);
+}
+
+#[test]
+fn a_day_under_a_sentinel() {
+    let master = Server::start(Redis::volatile());
+    let sentinel = Server::start(Redis::sentinel(master.addr(), 1));
+    a_day(&["--redis", &sentinel.addr().to_string(), "--sentinel", "net"], true);
+}
+
+/// With the rights of the guide, for the names that are used here.
+#[test]
+fn a_day_with_tls_and_a_user_of_few_rights() {
+    let file = |name: &str| net_tests::root().join("tests/src/servers/tls").join(name);
+    let text = |name: &str| fs::read_to_string(file(name)).expect("a file of the tests");
+    let mut recipe = Redis::volatile();
+    for name in ["server.pem", "server.key", "ca.pem"] {
+        recipe = recipe.file(name, &text(name));
+    }
+    let server = Server::start(recipe.tls("server.pem", "server.key", "ca.pem"));
+    let page = fs::read_to_string(net_tests::root().join("docs/REDIS.md")).expect("the guide");
+    let rights = page.split('`').find(|part| part.starts_with("+type ")).expect("the rights");
+    let mut rule = vec!["ACL", "SETUSER", "bus", "on", ">secret", "~net:*", "~net_bench:*"];
+    rule.extend(rights.split_whitespace());
+    assert_eq!(server.call(&rule), Answer::Text("OK".into()));
+    let url = format!("rediss://bus:secret@127.0.0.1:{}", server.place().ports[1]);
+    a_day(&["--redis", &url, "--ca", file("ca.pem").to_str().expect("UTF-8")], true);
+    let stranger = run(&["bus", "status", "--redis", &url]);
+    assert_eq!(stranger.status.code(), Some(4), "the system does not trust this authority: {stranger:?}");
+}
+
+#[test]
+fn a_day_on_jetstream_with_tls() {
+    let server = Server::start(Nats::new().tls(false));
+    let ca = net_tests::root().join("tests/data/tls/ca.pem");
+    let url = format!("tls://{}", server.addr());
+    a_day(&["--jetstream", &url, "--ca", ca.to_str().expect("UTF-8")], true);
 }
 
 #[test]
