@@ -229,6 +229,25 @@ impl Core {
         extra: Duration,
         write: impl Fn(&mut BytesMut),
     ) -> Result<Vec<Bytes>, AdapterError> {
+        self.question((key, replies, extra), true, write).await
+    }
+
+    /// The same for what must not be asked twice in silence: the first time may have had its effect.
+    pub(crate) async fn ask_once(
+        &self,
+        key: &str,
+        extra: Duration,
+        write: impl Fn(&mut BytesMut),
+    ) -> Result<Vec<Bytes>, AdapterError> {
+        self.question((key, 1, extra), false, write).await
+    }
+
+    async fn question(
+        &self,
+        (key, replies, extra): (&str, usize, Duration),
+        again: bool,
+        write: impl Fn(&mut BytesMut),
+    ) -> Result<Vec<Bytes>, AdapterError> {
         let limit = self.config.command_timeout.saturating_add(extra);
         let mut moved = 0;
         loop {
@@ -242,10 +261,13 @@ impl Core {
             write(conn.output());
             let frames = match conn.frames(&*self.runtime, replies, limit).await {
                 Ok(frames) => frames,
-                Err(AdapterError::Connection(_)) if was_kept => {
+                Err(error @ AdapterError::Connection(_)) if was_kept => {
                     // Others of the same age are no better.
                     lock(&self.idle).remove(self.place(key));
-                    continue;
+                    if again {
+                        continue;
+                    }
+                    return Err(error);
                 }
                 Err(error) => return Err(error),
             };

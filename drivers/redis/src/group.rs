@@ -159,7 +159,7 @@ impl RedisGroup {
     /// Takes over events that others got at least `idle` ago and have not acknowledged, at most `limit`
     /// for each shard. An empty list: none now.
     ///
-    /// Dropping the future may leave events with this consumer; [`RedisGroup::unfinished`] has them.
+    /// Dropping the future, or an error, may leave events with this consumer; [`RedisGroup::unfinished`] has them.
     pub async fn claim(&mut self, idle: Duration, limit: usize) -> Result<Vec<Delivery>, AdapterError> {
         let mut found = Vec::new();
         for n in 0..self.keys.len() {
@@ -174,7 +174,7 @@ impl RedisGroup {
                     let rest = [millis.as_bytes(), from.as_bytes(), b"COUNT", limit.as_bytes()];
                     command(out, &[by, rest].concat());
                 };
-                let frames = self.core.ask(&self.keys[n], 1, Duration::ZERO, write).await?;
+                let frames = self.core.ask_once(&self.keys[n], Duration::ZERO, write).await?;
                 let before = found.len();
                 for frame in &frames {
                     no_error(frame)?;
@@ -255,7 +255,7 @@ impl RedisGroup {
             words.extend(keys.iter().map(|_| from.as_bytes()));
             command(out, &words);
         };
-        let frames = self.core.ask(&keys[0], 1, wait.unwrap_or_default(), write).await?;
+        let frames = self.core.ask_once(&keys[0], wait.unwrap_or_default(), write).await?;
         let mut found = Vec::new();
         for frame in &frames {
             no_error(frame)?;

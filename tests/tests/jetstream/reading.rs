@@ -226,3 +226,35 @@ fn a_durable_consumer_shares_events_and_brings_back_what_nobody_acknowledged() {
         soon("shutdown", bus.shutdown()).await;
     });
 }
+
+/// Kills take at most what was not noted: that comes again.
+#[test]
+fn a_durable_consumer_goes_on_after_kills() {
+    let mut server = Server::start(Nats::new());
+    on_tokio(async |_| {
+        let bus = bus(impatient(&server)).await;
+        emit(&bus, 0..200).await;
+        let wait = Duration::from_secs(2);
+        let mut work = Durable::open(impatient(&server), "workers", wait).await.expect("a consumer");
+        let (mut done, mut kills) = (std::collections::BTreeSet::new(), 0);
+        while done.len() < 200 {
+            match soon("a delivery", work.next()).await.expect("a shard") {
+                Ok(delivery) => {
+                    let at = delivery.position.minor;
+                    let noted = delivery.ack().await;
+                    assert!(noted.as_ref().err().is_none_or(AdapterError::is_retryable), "{noted:?}");
+                    if noted.is_ok() {
+                        done.insert(at);
+                    }
+                }
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+            if kills < 3 && done.len() > 40 * (kills + 1) {
+                server.restart();
+                kills += 1;
+            }
+        }
+        assert_eq!((kills, done), (3, (1..=200).collect()));
+        soon("shutdown", bus.shutdown()).await;
+    });
+}
