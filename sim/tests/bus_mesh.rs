@@ -222,7 +222,14 @@ fn a_keeper_that_starts_again_says_what_is_gone() {
     reader.waits = false;
     write(&mut net, 2, 5..8);
     read(&mut net, &mut reader, 7);
-    assert_eq!((reader.lost, reader.at[&0]), (1, Position::new(2, 3)));
+    assert_eq!((reader.lost, reader.at[&0]), (1, Position::new(2 << 10, 3)));
+    // Within one life, too, what is kept again under a name begins anew.
+    net.command(KEEPER, Command::Unhost { name: NAME.into() });
+    net.run(net.now() + Duration::from_millis(50));
+    host(&mut net, Hosting::default());
+    write(&mut net, 3, 8..20);
+    read(&mut net, &mut reader, 19);
+    assert_eq!((reader.lost, reader.at[&0]), (2, Position::new((2 << 10) + 1, 12)));
 }
 
 #[test]
@@ -254,7 +261,7 @@ fn what_may_not_be_done_is_refused_with_its_reason() {
     net.command(1, Command::Append { link: 3, shard: 1, first: 1, run: run(1, 1, 1..2) });
     net.run(net.now() + Duration::from_millis(200));
     assert_eq!(net.told.pop().map(|t| t.2), Some(Event::Broken { link: 3, why: Why::Limit }));
-    let from = vec![(0, Some(Position::new(9, 9)))];
+    let from = vec![(0, Some(Position::new(9 << 10, 9)))];
     let (to, name) = (id(KEEPER), NAME.to_string());
     net.command(2, Command::Read { call: 4, to, name, events: 1, bytes: 1, wait: true, from });
     net.run(net.now() + Duration::from_millis(200));

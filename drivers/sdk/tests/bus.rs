@@ -232,6 +232,7 @@ fn poison_configurations_are_refused_by_name() {
             ("Sample", builder().backpressure(Backpressure::Sample(0))),
             ("most shards", builder().shards(4).max_shards(3)),
             ("most shards", builder().shards(4).max_shards(1025)),
+            ("adapter_timeout (ms)", builder().adapter_timeout(Duration::ZERO)),
             ("max_event", builder().buffer_bytes(4096).max_event(1025)),
             ("batch.max_events", builder().batch(BatchConfig { max_events: 0, ..batch })),
             ("batch.max_events", builder().batch(BatchConfig { max_events: u32::MAX, ..batch })),
@@ -471,6 +472,28 @@ fn shards_that_come_and_go_are_read() {
         polled.sort_unstable();
         assert_eq!((&read, &polled), (&emitted, &emitted));
         assert!(emitted.iter().any(|id| id.shard == 3));
+    });
+}
+
+/// Its events went with its memory, also if there are as many again by now.
+#[test]
+fn a_cursor_of_an_earlier_life_is_told_what_went_with_it() {
+    both(|| async {
+        let life = async |events: u8| {
+            let bus = Net::builder().shards(1).build().await.unwrap();
+            (0..events).for_each(|n| _ = bus.emit_raw([n]).unwrap());
+            bus
+        };
+        let cursor = life(10).await.poll(PollRequest::new()).await.unwrap().cursor;
+        let bus = life(20).await;
+        let page = bus.poll(PollRequest::new().cursor(cursor.clone())).await.unwrap();
+        assert_eq!((page.lost.len(), page.events.len()), (1, 20));
+        assert_eq!(page.lost[0].1, cursor.get(0).unwrap(), "behind what was seen");
+        let again = bus.poll(PollRequest::new().cursor(page.cursor)).await.unwrap();
+        assert!(again.lost.is_empty() && again.events.is_empty(), "once");
+        let mut sub = bus.subscribe_with(ReadOptions::new().cursor(cursor)).await.unwrap();
+        assert!(matches!(soon("item", sub.next()).await, Some(Ok(Item::Lost { .. }))));
+        assert_eq!(soon("item", sub.next()).await.unwrap().unwrap().into_event().unwrap().raw[..], [0]);
     });
 }
 

@@ -215,7 +215,7 @@ impl NetBuilder {
         self
     }
 
-    /// The longest that the engine may take to answer `flush` and `shutdown`. 30 s without it.
+    /// The longest that the engine may take to answer `flush` and `shutdown`: 1 ms or more. 30 s without it.
     pub const fn adapter_timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;
         self
@@ -242,6 +242,9 @@ impl NetBuilder {
         limit("batch.max_events", self.batch.max_events, 1..=MAX_BATCH.into())?;
         limit("batch.min_events", self.batch.min_events, 0..=self.batch.max_events.into())?;
         limit("batch.max_delay (ms)", self.batch.max_delay.as_millis().min(1 << 62) as u64, 0..=60_000)?;
+        if self.timeout < Duration::from_millis(1) {
+            limit("adapter_timeout (ms)", 0u64, 1..=u64::MAX)?;
+        }
         if let Backpressure::Sample(n) = self.mode {
             limit("Sample", n, 1..=u64::from(u32::MAX))?;
         }
@@ -277,10 +280,12 @@ impl NetBuilder {
         let mut id = [0; 8];
         id.copy_from_slice(&entropy[..8]);
         let fresh = ProducerId(u64::from_le_bytes(id));
+        let floor = nanos(runtime.wall().unix) / 1000;
+        let memory = !matches!(self.transport.first(), Some(Transport::Adapter(_)));
         let (producer, incarnation, identity) = match &identity_at {
-            None => (fresh, 1, None),
+            // Cursors name the life in whose memory they stand: those of an earlier one have to be told apart.
+            None => (fresh, if memory { floor.max(1) } else { 1 }, None),
             Some(path) => {
-                let floor = nanos(runtime.wall().unix) / 1000;
                 let (storage, producer, incarnation) = load(&*runtime, path, fresh, floor).await?;
                 (producer, incarnation, Some(storage))
             }

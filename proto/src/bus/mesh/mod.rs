@@ -249,7 +249,7 @@ pub struct BusPlane {
 }
 
 impl BusPlane {
-    /// Of the node `me` in its life `epoch`, which rises with every start: it is the major part of positions.
+    /// Of the node `me` in its life `epoch`, which rises with every start: the major part of positions rises with it.
     pub fn new(me: EntityId, epoch: u64) -> Self {
         Self {
             me,

@@ -140,11 +140,15 @@ impl Asked {
     }
 }
 
+/// Lives are microseconds since 1970: the product fits until the year 2540.
+const TIMES: u64 = 1 << 10;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Serving {
-    /// Life of the node: positions of an earlier one are gone.
-    major: u64,
+    /// Life of the node, and how often it began to keep a name in it: positions of an earlier time are gone.
+    life: u64,
+    begun: u64,
     topics: BTreeMap<String, Topic>,
     ways: BTreeMap<Way, Served>,
     /// Ways with something to do.
@@ -152,8 +156,8 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    pub const fn new(major: u64) -> Self {
-        Self { major, topics: BTreeMap::new(), ways: BTreeMap::new(), busy: BTreeSet::new() }
+    pub const fn new(life: u64) -> Self {
+        Self { life, begun: 0, topics: BTreeMap::new(), ways: BTreeMap::new(), busy: BTreeSet::new() }
     }
 
     /// Keeps events under a name from now on.
@@ -164,7 +168,10 @@ impl Serving {
         if self.topics.contains_key(&name) {
             return Err(Why::Exists);
         }
-        let store = Store::new(self.major, hosting.limits);
+        // What is kept again under a name begins anew: nobody must take its positions for those before.
+        let major = self.life.saturating_mul(TIMES).saturating_add(self.begun);
+        self.begun += 1;
+        let store = Store::new(major, hosting.limits);
         self.topics.insert(name, Topic { store, hosting, waiting: BTreeSet::new() });
         Ok(())
     }

@@ -98,7 +98,7 @@ pub(super) struct Place {
 }
 
 impl Store {
-    /// Of a node in its life `major`.
+    /// With `major` as the first part of its positions.
     pub const fn new(major: u64, limits: Limits) -> Self {
         Self { major, limits, shards: BTreeMap::new(), writers: BTreeMap::new(), clock: 0, duplicates: 0 }
     }
