@@ -12,7 +12,7 @@ use common::{fresh, soon};
 use net_sdk::net::{Backpressure, BatchConfig, PollRequest, Position, ReadOptions, Safe, Shard};
 use net_sdk::{Net, Runtime, SdkError};
 use net_shell::bus::adapter::{Adapter, AdapterCaps, AdapterError, BoxFut, Link, Page, Setup};
-use net_shell::bus::conformance::conformance;
+use net_shell::bus::conformance::{conformance, losses};
 use net_shell::bus::engine::{Engine, EngineAdapter, Faults};
 
 fn both<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Runtime>) -> F) {
@@ -26,7 +26,8 @@ fn both<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Runtime>) -> F) {
 fn the_engine_in_memory_conforms() {
     both(|rt| async {
         let engine = Engine::new();
-        conformance(rt, || Arc::new(engine.adapter())).await;
+        conformance(rt.clone(), || Arc::new(engine.adapter())).await;
+        losses(rt, Arc::new(Engine::new().retaining(30).adapter()), async |_| {}).await;
     });
 }
 

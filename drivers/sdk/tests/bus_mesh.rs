@@ -12,12 +12,13 @@ use net_sdk::net::{
     Access, AdapterError, HostLimits, Hosting, Item, MeshAdapter, PollRequest, SubscribeOptions,
 };
 use net_sdk::{Mesh, Net, Result, SdkError, rt};
-use net_shell::bus::conformance::conformance;
+use net_shell::bus::conformance::{conformance, losses};
 
 on_every_runtime! {
     conforms_far_here_and_spread
     many_producers_and_readers_while_connections_break
     what_gave_way_is_told_and_what_is_not_allowed_refused
+    a_name_that_is_kept_again_begins_anew
 }
 
 async fn node() -> Result<Mesh> {
@@ -44,6 +45,9 @@ async fn conforms_far_here_and_spread(_: &str) -> Result<()> {
         }
         conformance(runtime.clone(), || Arc::new(MeshAdapter::new(&a, &name, hosts.to_vec()))).await;
     }
+    let limits = HostLimits { events: 30, ..HostLimits::default() };
+    let _small = b.host_events("few", Hosting { limits, ..Hosting::default() }).await.expect("a free name");
+    losses(runtime, Arc::new(MeshAdapter::new(&a, "few", [b.ticket()])), async |_| {}).await;
     Ok(())
 }
 
@@ -192,5 +196,23 @@ async fn what_gave_way_is_told_and_what_is_not_allowed_refused(_: &str) -> Resul
     }
     let nobody = Net::builder().mesh(&a, "x", []).build().await;
     assert!(matches!(nobody, Err(SdkError::Adapter(AdapterError::Config(_)))), "{nobody:?}");
+    Ok(())
+}
+
+/// Also if there are as many events again by now.
+async fn a_name_that_is_kept_again_begins_anew(_: &str) -> Result<()> {
+    let b = node().await?;
+    let mut cursor = None;
+    for events in [10, 20u8] {
+        let _host = b.host_events("plant", Hosting::default()).await.expect("a free name");
+        let bus = Net::builder().shards(1).mesh(&b, "plant", [b.ticket()]).build().await.expect("a bus");
+        (0..events).for_each(|n| _ = bus.emit_raw([n]).expect("room"));
+        soon("flush", bus.flush()).await.expect("kept");
+        let request = PollRequest::new().cursor(cursor.take().unwrap_or_default());
+        let page = bus.poll(request).await.expect("a page");
+        assert_eq!((page.lost.len(), page.events.len()), (usize::from(events > 10), usize::from(events)));
+        cursor = Some(page.cursor);
+        assert_eq!(soon("shutdown", bus.shutdown()).await.lost, 0);
+    }
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use net_sdk::nats::{JetStream, JetStreamAdapter};
 use net_sdk::net::{Item, StoredEvent, Subscription};
 use net_sdk::{Net, Runtime};
-use net_shell::bus::conformance::conformance;
+use net_shell::bus::conformance::{conformance, losses};
 use net_tests::servers::Server;
 use net_tests::servers::nats::Nats;
 
@@ -100,6 +100,22 @@ fn conforms(runtime: Arc<dyn Runtime>, server: &Server<Nats>, prefix: &str) -> i
 fn the_adapter_conforms_on_tokio() {
     let server = Server::start(Nats::new());
     on_tokio(|runtime| conforms(runtime, &server, "tokio"));
+}
+
+#[test]
+fn what_the_engine_forgot_is_told() {
+    let server = Server::start(Nats::new());
+    on_smol(|runtime| {
+        let url = server.url();
+        let forget = async move |last: net_sdk::net::Position| {
+            admin(&url, move |js| async move {
+                let stream = js.get_stream("net_shard_0").await.expect("the stream");
+                stream.purge().sequence(last.minor + 1).await.expect("purged");
+            });
+        };
+        let adapter = JetStreamAdapter::new(JetStream::new(server.url()));
+        losses(runtime, Arc::new(adapter), forget)
+    });
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use net_redis::{RedisAdapter, RedisConfig};
 use net_sdk::Runtime;
-use net_shell::bus::conformance::conformance;
+use net_shell::bus::conformance::{conformance, losses};
 use net_tests::servers::Server;
 use net_tests::servers::redis::{Redis, cluster};
 
@@ -47,4 +47,16 @@ fn a_cluster_on_tokio() {
 fn a_cluster_on_smol() {
     let nodes = cluster();
     on_smol(|rt| conforms(rt, RedisConfig::cluster([nodes[2].addr().to_string()])));
+}
+
+#[test]
+fn what_the_engine_forgot_is_told() {
+    let server = Server::start(Redis::volatile());
+    on_tokio(|rt| async {
+        let forget = async |last: net_sdk::net::Position| {
+            let next = format!("{}-{}", last.major, last.minor + 1);
+            server.call(&["XTRIM", "net:shard:0", "MINID", "=", &next]);
+        };
+        losses(rt, Arc::new(RedisAdapter::new(single(&server))), forget).await;
+    });
 }

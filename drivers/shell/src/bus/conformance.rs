@@ -7,9 +7,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use net_proto::bus::{Backpressure, BatchConfig, Cursor, LogLimits, MAX_EVENT, Position, ProducerId, Shard};
+use net_proto::bus::{
+    Backpressure, BatchConfig, Cursor, Dedup, EventId, LogLimits, MAX_EVENT, Position, ProducerId, Shard,
+};
 
-use super::adapter::{Adapter, Setup};
+use super::adapter::{Adapter, Batch, Outgoing, Setup};
 use super::{Bus, BusConfig, Item, Ordering, Reader, StoredEvent};
 use crate::runtime::Runtime;
 
@@ -289,5 +291,83 @@ pub async fn conformance(runtime: Arc<dyn Runtime>, make: impl Fn() -> Arc<dyn A
     let mut next = reader(&bus, at);
     let events = read(rt, &mut next, 30).await;
     assert!(events.iter().all(|e| e.id.is_some_and(|id| id.incarnation == 2)), "only new events");
+    end(rt, &bus).await;
+    sent_again(rt, make()).await;
+}
+
+/// What is sent again over a new link is recognised by its names, and is not there twice where the adapter says so.
+async fn sent_again(rt: &Arc<dyn Runtime>, adapter: Arc<dyn Adapter>) {
+    let producer = ProducerId(8);
+    adapter.start(&Setup::new(rt.clone(), producer, 1, SHARDS)).await.expect("the engine is there");
+    let mut at = adapter.tail(&[0]).await.expect("tail").first().map(|(_, at)| *at);
+    let event = |seq: u64| Outgoing {
+        id: EventId { producer, incarnation: 1, shard: 0, seq },
+        stamp: seq,
+        raw: Bytes::from(seq.to_string()),
+    };
+    let most = u64::from(adapter.caps().batch_events.max(1));
+    for upto in [10, 20u64] {
+        let mut link = adapter.open(0).await.expect("a link");
+        for first in (1..=upto).step_by(most as usize) {
+            let last = upto.min(first + most - 1);
+            let batch = Batch { shard: 0, first, events: (first..=last).map(event).collect() };
+            link.send(batch).expect("room");
+            let acked =
+                async { while poll_fn(|cx| link.poll_ack(cx)).await.expect("acknowledged").upto < last {} };
+            soon(rt, "acknowledgement", acked).await;
+        }
+    }
+    let (mut dedup, mut once, mut twice) = (Dedup::default(), Vec::new(), 0);
+    while once.len() < 20 {
+        let pages = soon(rt, "events", adapter.read(&[(0, at)], 100, SOON)).await.expect("pages");
+        for event in pages.into_iter().flat_map(|page| page.events) {
+            at = Some(event.position);
+            let id = event.id.expect("every event has its name");
+            if dedup.is_duplicate(&id) { twice += 1 } else { once.push(id.seq) }
+        }
+    }
+    assert_eq!(once, (1..=20).collect::<Vec<_>>(), "each once and in order after deduplication");
+    assert!(twice == 0 || !adapter.caps().dedup, "{twice} were stored twice");
+    assert_eq!(adapter.shutdown().await, Ok(()));
+}
+
+/// Checks that an adapter tells what its engine has forgotten. The engine holds nothing at first; after 60 events of
+/// shard 0 it has to forget about the first 30, by itself or when `forget` is called with the position of the
+/// last of them.
+///
+/// # Panics
+/// If a loss is not told, or one that did not happen.
+pub async fn losses(
+    runtime: Arc<dyn Runtime>,
+    adapter: Arc<dyn Adapter>,
+    forget: impl AsyncFnOnce(Position),
+) {
+    let rt = &runtime;
+    let bus = life(rt, adapter, 1).await;
+    let emit = |numbers: std::ops::Range<u8>| numbers.for_each(|n| _ = bus.emit(0, &[n]).expect("room"));
+    emit(0..30);
+    confirmed(rt, &bus).await;
+    let mut early = reader(&bus, Cursor::new());
+    let seen = read(rt, &mut early, 10).await;
+    let (cursor, at) = (early.cursor(), seen[9].position);
+    let last = read(rt, &mut early, 20).await[19].position;
+    emit(30..60);
+    confirmed(rt, &bus).await;
+    // An engine may not know whether something lay behind an event that is gone.
+    assert_eq!(read(rt, &mut early, 1).await[0].raw[..], [30]);
+    forget(last).await;
+    // Who had seen everything that is gone, and who had seen nothing, miss nothing of what they asked for.
+    for (reader, what) in [(&mut early, "behind it"), (&mut reader(&bus, Cursor::new()), "from the oldest")] {
+        let mut numbers = Vec::new();
+        while numbers.last() != Some(&59) {
+            numbers.push(read(rt, reader, 1).await[0].raw[0]);
+        }
+        assert!(numbers[0] >= 30 && numbers.windows(2).all(|w| w[0] + 1 == w[1]), "{what}: {numbers:?}");
+    }
+    let mut late = reader(&bus, cursor);
+    let first = soon(rt, "loss", poll_fn(|cx| late.poll_next(cx))).await;
+    let Some(Ok(Item::Lost { shard: 0, from, to })) = first else { panic!("the loss is told: {first:?}") };
+    let next = &read(rt, &mut late, 1).await[0];
+    assert!(from == at && to >= last && to < next.position && next.raw[0] >= 30, "{from} to {to}, {next:?}");
     end(rt, &bus).await;
 }
