@@ -19,6 +19,7 @@ on_every_runtime! {
     many_producers_and_readers_while_connections_break
     what_gave_way_is_told_and_what_is_not_allowed_refused
     a_name_that_is_kept_again_begins_anew
+    while_one_keeper_is_away_the_shards_of_the_other_go_on
 }
 
 async fn node() -> Result<Mesh> {
@@ -214,5 +215,38 @@ async fn a_name_that_is_kept_again_begins_anew(_: &str) -> Result<()> {
         cursor = Some(page.cursor);
         assert_eq!(soon("shutdown", bus.shutdown()).await.lost, 0);
     }
+    Ok(())
+}
+
+async fn while_one_keeper_is_away_the_shards_of_the_other_go_on(_: &str) -> Result<()> {
+    let a = node().await?;
+    let b = member(&a).await?;
+    let _kept = [
+        a.host_events("plant", Hosting::default()).await.expect("a free name"),
+        b.host_events("plant", Hosting::default()).await.expect("a free name"),
+    ];
+    let user = member(&a).await?;
+    let limit = std::time::Duration::from_millis(300);
+    let bus = Net::builder().shards(2).adapter_timeout(limit);
+    let bus = bus.mesh(&user, "plant", [a.ticket(), b.ticket()]).build().await.expect("a bus");
+    let mut near = bus.subscribe_with(SubscribeOptions::new().shards([0])).await.expect("a reader");
+    for n in 0..20u8 {
+        bus.emit_to(u16::from(n) % 2, [n]).expect("room");
+        if n == 9 {
+            soon("flush", bus.flush()).await.expect("kept");
+            soon("shutdown", b.shutdown()).await;
+        }
+    }
+    for n in (0..20u8).step_by(2) {
+        let item = soon("event", near.next()).await.expect("no end").expect("no error");
+        assert_eq!(item.into_event().expect("an event").raw[..], [n]);
+    }
+    assert!(matches!(soon("flush", bus.flush()).await, Err(SdkError::Unconfirmed { .. })));
+    let closed = soon("shutdown", bus.shutdown()).await;
+    assert_eq!(
+        (closed.lost, closed.ledger.balances()),
+        (5, true),
+        "those of the shard that is away: {closed:?}"
+    );
     Ok(())
 }
