@@ -2,7 +2,8 @@
 
 use super::*;
 
-use net_sdk::net::{Dedup, ReadOptions};
+use net_sdk::nats::Durable;
+use net_sdk::net::{AdapterError, Dedup, ReadOptions};
 use net_tests::servers::nats::Cluster;
 
 #[test]
@@ -53,6 +54,45 @@ fn every_acknowledged_event_survives_one_server_and_later_another() {
                 Err(error) => assert!(error.is_retryable(), "{error}"),
             }
         }
+        soon("shutdown", bus.shutdown()).await;
+    });
+}
+
+#[test]
+fn a_durable_consumer_survives_one_server_and_later_another() {
+    let mut cluster = Cluster::start();
+    on_tokio(async |_| {
+        let urls = cluster.urls();
+        let options = JetStream::new(&urls[0]).server(&urls[1]).server(&urls[2]).replicas(3);
+        let options = options.request_timeout(Duration::from_secs(1));
+        let bus =
+            soon("a bus", Net::builder().shards(1).jetstream(options.clone()).build()).await.expect("a bus");
+        (0..200u32).for_each(|n| _ = bus.emit_raw(n.to_le_bytes()).expect("room"));
+        soon("flush", async { while bus.flush().await.is_err() {} }).await;
+        let mut work = Durable::open(options, "workers", Duration::from_secs(2)).await.expect("a consumer");
+        let (mut done, mut lost) = (std::collections::BTreeSet::new(), 0);
+        while done.len() < 200 {
+            match soon("a delivery", work.next()).await.expect("a shard") {
+                Ok(delivery) => {
+                    let at = delivery.position.minor;
+                    let noted = delivery.ack().await;
+                    assert!(noted.as_ref().err().is_none_or(AdapterError::is_retryable), "{noted:?}");
+                    if noted.is_ok() {
+                        done.insert(at);
+                    }
+                }
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+            if lost < 2 && done.len() > 60 * (lost + 1) {
+                if lost > 0 {
+                    cluster.servers[lost - 1].restart();
+                    cluster.wait();
+                }
+                cluster.servers[lost].kill();
+                lost += 1;
+            }
+        }
+        assert_eq!((lost, done), (2, (1..=200).collect()));
         soon("shutdown", bus.shutdown()).await;
     });
 }

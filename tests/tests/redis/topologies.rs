@@ -1,10 +1,11 @@
 //! TLS, access control lists, a replicated pair under Sentinel, a Cluster that changes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use net_proto::bus::Cursor;
-use net_redis::{RedisAdapter, RedisConfig, RedisStreamDedup};
+use net_redis::{GroupOptions, RedisAdapter, RedisConfig, RedisGroup, RedisStreamDedup};
 use net_sdk::net::PollRequest;
 use net_sdk::{Net, SdkError};
 use net_shell::bus::adapter::{Adapter, AdapterError};
@@ -181,6 +182,53 @@ fn with_replicas_a_failover_loses_nothing_that_was_acknowledged() {
         let (once, _) = unique(&replica, 0);
         assert_eq!(once, (0..60).map(|n| n.to_string()).collect::<Vec<_>>());
         drop(third);
+    });
+}
+
+/// What was given to a consumer, and what was done, the new master may not know: then it comes again.
+#[test]
+fn a_group_goes_on_after_a_failover() {
+    let (mut master, replica, sentinel) = pair();
+    on_tokio(|rt| async {
+        let config = RedisConfig::sentinel("net", [sentinel.addr().to_string()]);
+        let config = config.command_timeout(Duration::from_secs(1));
+        let adapter = started(&rt, config.clone()).await.unwrap();
+        push(&mut adapter.open(0).await.unwrap(), batch(0, 1, 100)).await.unwrap();
+        let options = GroupOptions::new("workers", "a", [0]);
+        let group = RedisGroup::join(&config, rt, options).await.unwrap();
+        until("the replica has the group", || {
+            let known = replica.call(&["XINFO", "GROUPS", "net:shard:0"]);
+            matches!(known, Answer::List(groups) if !groups.is_empty()).then_some(())
+        });
+        let (mut seen, mut again) = (BTreeSet::new(), false);
+        soon("all events", async {
+            while seen.len() < 100 {
+                let wait = Duration::from_millis(200);
+                let work = if again { group.unfinished(10).await } else { group.next(10, wait).await };
+                let done = match work {
+                    Ok(some) => {
+                        again &= !some.is_empty();
+                        let at = some.iter().map(|event| (event.shard, event.position));
+                        group.ack(at).await.map(|_| some)
+                    }
+                    Err(error) => Err(error),
+                };
+                match done {
+                    Ok(some) => seen.extend(some.iter().map(|event| event.id.unwrap().seq)),
+                    Err(error) => {
+                        assert!(error.is_retryable(), "{error}");
+                        again = true;
+                        net_sdk::rt::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+                if seen.len() >= 40 && master.is_running() {
+                    master.kill();
+                }
+            }
+        })
+        .await;
+        assert_eq!(seen, (1..=100).collect());
+        assert!(!master.is_running() && replica.info("role").as_deref() == Some("master"));
     });
 }
 
