@@ -72,8 +72,8 @@ pub(super) enum Memory<'a> {
 impl EventRef<'_> {
     /// The event, to keep. It shares the memory of the body.
     #[inline]
-    pub fn to_event(&self) -> StoredEvent {
-        let Self { shard, position, id, stamp, raw, memory } = *self;
+    pub fn to_event(self) -> StoredEvent {
+        let Self { shard, position, id, stamp, raw, memory } = self;
         let raw = match memory {
             Memory::Slice(slice) => slice.share(raw),
             Memory::Whole(whole) => whole.clone(),
@@ -102,9 +102,9 @@ pub enum ItemRef<'a> {
 impl ItemRef<'_> {
     /// The item, to keep.
     #[inline]
-    pub fn to_item(&self) -> Item {
-        match *self {
-            Self::Event(ref event) => Item::Event(event.to_event()),
+    pub fn to_item(self) -> Item {
+        match self {
+            Self::Event(event) => Item::Event(event.to_event()),
             Self::Lost { shard, from, to } => Item::Lost { shard, from, to },
         }
     }
