@@ -497,6 +497,31 @@ fn a_cursor_of_an_earlier_life_is_told_what_went_with_it() {
     });
 }
 
+/// The clock may have been set back in between: what is gone is told once, and the reader goes on.
+#[test]
+fn a_cursor_of_an_earlier_life_with_a_later_clock_is_told_once() {
+    both(|| async {
+        let clock = Clock::at(500_000);
+        let life = async |events: u8| {
+            let bus = Net::builder().shards(1).runtime(clock.clone()).build().await.unwrap();
+            (0..events).for_each(|n| _ = bus.emit_raw([n]).unwrap());
+            bus
+        };
+        let cursor = life(10).await.poll(PollRequest::new()).await.unwrap().cursor;
+        clock.hours.store(400_000, SeqCst);
+        let bus = life(3).await;
+        let page = bus.poll(PollRequest::new().cursor(cursor.clone())).await.unwrap();
+        assert_eq!((page.lost.len(), page.events.len()), (1, 3));
+        let again = bus.poll(PollRequest::new().cursor(page.cursor)).await.unwrap();
+        assert!(again.lost.is_empty() && again.events.is_empty(), "once");
+        let empty = life(0).await;
+        let page = empty.poll(PollRequest::new().cursor(cursor)).await.unwrap();
+        assert_eq!((page.lost.len(), page.events.len()), (1, 0));
+        let again = empty.poll(PollRequest::new().cursor(page.cursor)).await.unwrap();
+        assert!(again.lost.is_empty(), "once, also with nothing behind it");
+    });
+}
+
 /// Names rise whatever the clock says, and within a life times do.
 #[test]
 fn a_clock_that_jumps_makes_no_name_twice() {

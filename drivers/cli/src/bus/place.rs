@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(place.kept(), None);
         let mut cursor = Cursor::new();
         for minor in 1..=3 {
-            cursor.advance(2, Position::new(7, minor));
+            cursor.set(2, Position::new(7, minor));
             place.keep(&cursor).unwrap();
             assert_eq!(Place::open(path.clone()).unwrap().kept(), Some(&cursor));
         }

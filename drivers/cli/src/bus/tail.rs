@@ -171,7 +171,7 @@ impl Tail {
     async fn go(&mut self, from: From) -> Result<()> {
         self.shards = self.known().await?;
         for extent in self.bus.extents().await? {
-            self.ends.advance(extent.shard, extent.newest);
+            self.ends.set(extent.shard, extent.newest);
         }
         self.cursor = match from {
             From::Cursor(cursor) => cursor,

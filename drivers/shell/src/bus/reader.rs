@@ -221,7 +221,7 @@ impl Reader {
         for lane in &self.lanes {
             let seen = if planted!(CursorAhead) { lane.at } else { lane.seen };
             if let Some(seen) = seen {
-                cursor.advance(lane.shard, seen);
+                cursor.set(lane.shard, seen);
             }
         }
         cursor
