@@ -37,8 +37,9 @@ unsafe impl<T: Send> Sync for ShortLock<T> {}
 #[must_use]
 pub struct Held<'a, T> {
     lock: &'a ShortLock<T>,
-    /// May go to another thread, or be shared by several, where `&mut T` may.
-    value: PhantomData<&'a mut T>,
+    /// Neither `Sync`, since a shared `Held` would share a value that may not be shared, nor `Send`, so that no task
+    /// that moves between threads holds it over an `await`.
+    stays: PhantomData<*mut T>,
 }
 
 impl<T> ShortLock<T> {
@@ -54,7 +55,7 @@ impl<T> ShortLock<T> {
         if self.held.load(Ordering::Relaxed) || self.held.swap(true, Ordering::Acquire) {
             return None;
         }
-        Some(Held { lock: self, value: PhantomData })
+        Some(Held { lock: self, stays: PhantomData })
     }
 
     /// The value, as soon as nobody else has it.
