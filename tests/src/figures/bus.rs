@@ -126,7 +126,7 @@ impl Work {
                 let server = Server::start(Nats::new());
                 let runtime: Arc<dyn Runtime> =
                     Arc::new(net_tokio::Tokio::current().expect("inside of tokio"));
-                let work = net_nats::figures::Work { events: 50_000, size: 64, in_flight: 64 };
+                let work = net_nats::figures::Work { events: 200_000, size: 64, in_flight: 64 };
                 // The first one warms the server.
                 for n in 0..=how.pairs {
                     let r = net_nats::figures::round(&runtime, &server.url(), work).await.expect("a round");

@@ -15,7 +15,7 @@ use crate::failure::{Failure, Result};
 /// Bytes of the bare file: those of a file of the outbox.
 const FILE: usize = 16 << 20;
 /// Appends of the bare file.
-const APPENDS: u64 = 1_000;
+const APPENDS: u64 = 10_000;
 
 /// A folder that goes when this does.
 struct Folder(PathBuf);

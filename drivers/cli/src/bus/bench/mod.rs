@@ -52,8 +52,8 @@ fn measure(row: BusRow, args: &BusBench) -> Result<Value> {
         BusRow::EmitTwo => memory::emit(2, args.events.unwrap_or(10_000_000)),
         BusRow::Latency => memory::latency(args.pin, args.events.unwrap_or(20_000)),
         BusRow::Idle => memory::idle(Duration::from_secs(args.seconds)),
-        BusRow::DurableOne => durable::run(args.dir.as_deref(), 1, args.events.unwrap_or(1_000)),
-        BusRow::DurableMany => durable::run(args.dir.as_deref(), 64, args.events.unwrap_or(64_000)),
+        BusRow::DurableOne => durable::run(args.dir.as_deref(), 1, args.events.unwrap_or(10_000)),
+        BusRow::DurableMany => durable::run(args.dir.as_deref(), 64, args.events.unwrap_or(320_000)),
         BusRow::Mesh => mesh::run(args.events.unwrap_or(2_000_000)),
         BusRow::Remote => remote::run(&args.at, args.events.unwrap_or(100_000)),
     }
