@@ -7,6 +7,9 @@ use std::time::Duration;
 use net_proto::bus::{MAX_EVENT, Shard};
 use net_shell::bus::adapter::AdapterError;
 
+use crate::addr::Addr;
+use crate::tls::TlsConfig;
+
 /// Where the streams are and how they are kept. Checked when the bus is built.
 ///
 /// ```
@@ -41,54 +44,6 @@ enum Mode {
     Single,
     Sentinel(String),
     Cluster,
-}
-
-/// What TLS trusts and shows.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct TlsConfig {
-    /// Certificates in PEM; `None`: what the system trusts.
-    pub(crate) roots: Option<Vec<u8>>,
-    /// Certificates and key of this client, in PEM.
-    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
-}
-
-/// A host and a port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Addr {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-}
-
-impl fmt::Display for Addr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
-impl Addr {
-    /// `host`, `host:port` or `[v6]:port`.
-    pub(crate) fn parse(text: &str, port: u16) -> Result<Self, String> {
-        let bad = || format!("`{text}` is not host:port");
-        let (host, port) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (host, rest) = rest.split_once(']').ok_or_else(bad)?;
-                match rest.strip_prefix(':') {
-                    Some(port) => (host, port.parse().map_err(|_| bad())?),
-                    None if rest.is_empty() => (host, port),
-                    None => return Err(bad()),
-                }
-            }
-            None => match text.rsplit_once(':') {
-                Some((host, port)) => (host, port.parse().map_err(|_| bad())?),
-                None => (text, port),
-            },
-        };
-        let clean = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "/@[]".contains(c));
-        if clean && port != 0 { Ok(Self { host: host.to_owned(), port }) } else { Err(bad()) }
-    }
 }
 
 /// Who is asked first.

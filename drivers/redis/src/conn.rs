@@ -11,7 +11,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use net_shell::bus::adapter::AdapterError;
 use net_shell::runtime::Runtime;
 
-use crate::config::{Addr, Checked, Login};
+use crate::addr::Addr;
+use crate::config::{Checked, Login};
 use crate::error::answered;
 use crate::resp::{Item, Scanner, Walk, command};
 use crate::socket::{Socket, Sockets};

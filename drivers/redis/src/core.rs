@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use net_shell::bus::adapter::AdapterError;
 use net_shell::runtime::Runtime;
 
-use crate::config::{Addr, Checked, Servers};
+use crate::addr::Addr;
+use crate::config::{Checked, Servers};
 use crate::conn::Conn;
 use crate::error::answered;
 use crate::resp::{Item, Walk, command};

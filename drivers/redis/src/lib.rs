@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod adapter;
+mod addr;
 mod config;
 mod conn;
 mod core;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use net_shell::runtime::Runtime;
 
-use crate::config::Addr;
+use crate::addr::Addr;
 
 /// A connected byte stream.
 pub(crate) trait Socket: Send {

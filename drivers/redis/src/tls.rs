@@ -8,8 +8,16 @@ use rustls::ClientConnection;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-use crate::config::TlsConfig;
 use crate::socket::Socket;
+
+/// What TLS trusts and shows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TlsConfig {
+    /// Certificates in PEM; `None`: what the system trusts.
+    pub(crate) roots: Option<Vec<u8>>,
+    /// Certificates and key of this client, in PEM.
+    pub(crate) identity: Option<(Vec<u8>, Vec<u8>)>,
+}
 
 /// Certificates and what else a connection needs, read once.
 pub(crate) fn config(from: &TlsConfig) -> Result<Arc<rustls::ClientConfig>, String> {
