@@ -3,7 +3,9 @@
 #[macro_use]
 mod common;
 
-use common::{fresh, opened, pair, smol_runtime, soon};
+#[cfg(feature = "tokio")]
+use common::smol_runtime;
+use common::{fresh, opened, pair, soon};
 use net_sdk::{Error, FireAndForget, Mesh, Reliable, Result, Unordered, rt};
 use std::collections::BTreeSet;
 

@@ -2,8 +2,7 @@
 
 use super::*;
 
-use net_sdk::nats::Durable;
-use net_sdk::net::{AdapterError, Dedup, ReadOptions};
+use net_sdk::net::{Dedup, ReadOptions};
 use net_tests::servers::nats::Cluster;
 
 #[test]
@@ -72,17 +71,7 @@ fn a_durable_consumer_survives_one_server_and_later_another() {
         let mut work = Durable::open(options, "workers", Duration::from_secs(2)).await.expect("a consumer");
         let (mut done, mut lost) = (std::collections::BTreeSet::new(), 0);
         while done.len() < 200 {
-            match soon("a delivery", work.next()).await.expect("a shard") {
-                Ok(delivery) => {
-                    let at = delivery.position.minor;
-                    let noted = delivery.ack().await;
-                    assert!(noted.as_ref().err().is_none_or(AdapterError::is_retryable), "{noted:?}");
-                    if noted.is_ok() {
-                        done.insert(at);
-                    }
-                }
-                Err(error) => assert!(error.is_retryable(), "{error}"),
-            }
+            done.extend(noted(&mut work).await);
             if lost < 2 && done.len() > 60 * (lost + 1) {
                 if lost > 0 {
                     cluster.servers[lost - 1].restart();

@@ -9,7 +9,7 @@ mod writing;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net_sdk::nats::{JetStream, JetStreamAdapter};
+use net_sdk::nats::{Durable, JetStream, JetStreamAdapter};
 use net_sdk::net::{Item, StoredEvent, Subscription};
 use net_sdk::{Net, Runtime};
 use net_shell::bus::conformance::{conformance, losses};
@@ -55,6 +55,22 @@ async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
 /// Short times, so that what fails fails soon.
 fn impatient(server: &Server<Nats>) -> JetStream {
     JetStream::new(server.url()).request_timeout(Duration::from_secs(1))
+}
+
+/// The number of the next delivery, once it is noted. `None` after a failure, which passes.
+async fn noted(work: &mut Durable) -> Option<u64> {
+    let failed = match soon("a delivery", work.next()).await.expect("a shard") {
+        Ok(delivery) => {
+            let at = delivery.position.minor;
+            match delivery.ack().await {
+                Ok(()) => return Some(at),
+                Err(error) => error,
+            }
+        }
+        Err(error) => error,
+    };
+    assert!(failed.is_retryable(), "{failed}");
+    None
 }
 
 async fn bus(options: JetStream) -> Net {

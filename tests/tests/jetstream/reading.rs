@@ -2,7 +2,6 @@
 
 use super::*;
 
-use net_sdk::nats::Durable;
 use net_sdk::net::{AdapterError, Cursor, PollRequest, Position, ReadOptions};
 
 async fn emit(bus: &Net, numbers: std::ops::Range<u32>) {
@@ -238,17 +237,7 @@ fn a_durable_consumer_goes_on_after_kills() {
         let mut work = Durable::open(impatient(&server), "workers", wait).await.expect("a consumer");
         let (mut done, mut kills) = (std::collections::BTreeSet::new(), 0);
         while done.len() < 200 {
-            match soon("a delivery", work.next()).await.expect("a shard") {
-                Ok(delivery) => {
-                    let at = delivery.position.minor;
-                    let noted = delivery.ack().await;
-                    assert!(noted.as_ref().err().is_none_or(AdapterError::is_retryable), "{noted:?}");
-                    if noted.is_ok() {
-                        done.insert(at);
-                    }
-                }
-                Err(error) => assert!(error.is_retryable(), "{error}"),
-            }
+            done.extend(noted(&mut work).await);
             if kills < 3 && done.len() > 40 * (kills + 1) {
                 server.restart();
                 kills += 1;
