@@ -4,7 +4,7 @@
 //! only once its earlier stores have reached the cache; when a reader on another core holds a line among them,
 //! this wait is longer than the rest of the section. Unlocking this lock is a plain store, and the wait passes
 //! beside whatever comes next. In return nobody can sleep on it: who meets somebody there looks again. So it is
-//! for sections that never block and call nobody.
+//! for sections that never block.
 
 use std::cell::UnsafeCell;
 use std::fmt;

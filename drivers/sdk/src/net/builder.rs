@@ -242,9 +242,7 @@ impl NetBuilder {
         limit("batch.max_events", self.batch.max_events, 1..=MAX_BATCH.into())?;
         limit("batch.min_events", self.batch.min_events, 0..=self.batch.max_events.into())?;
         limit("batch.max_delay (ms)", self.batch.max_delay.as_millis().min(1 << 62) as u64, 0..=60_000)?;
-        if self.timeout < Duration::from_millis(1) {
-            limit("adapter_timeout (ms)", 0u64, 1..=u64::MAX)?;
-        }
+        limit("adapter_timeout (ms)", self.timeout.as_millis().min(1 << 62) as u64, 1..=u64::MAX)?;
         if let Backpressure::Sample(n) = self.mode {
             limit("Sample", n, 1..=u64::from(u32::MAX))?;
         }

@@ -9,7 +9,7 @@ use net_sdk::Net;
 use net_shell::bus::engine::Engine;
 use serde_json::Value;
 
-use super::{SIZE, on_tokio, per_second, row};
+use super::{body, on_tokio, per_second, row};
 use crate::failure::{Failure, Result};
 
 /// Bytes of the bare file: those of a file of the outbox.
@@ -58,9 +58,7 @@ fn bare(path: &Path) -> Result<f64> {
     file.seek(SeekFrom::Start(0))?;
     let begun = Instant::now();
     for n in 0..APPENDS {
-        let mut body = vec![0x5a; SIZE];
-        body[..8].copy_from_slice(&n.to_le_bytes());
-        file.write_all(&body)?;
+        file.write_all(&body(n))?;
         file.sync_data()?;
     }
     Ok(per_second(APPENDS, begun.elapsed()))
@@ -78,9 +76,7 @@ async fn outbox(dir: PathBuf, producers: u64, events: u64) -> Result<(f64, u64)>
             let bus = bus.clone();
             tokio::spawn(async move {
                 for n in 0..each {
-                    let mut body = vec![0x5a; SIZE];
-                    body[..8].copy_from_slice(&n.to_le_bytes());
-                    bus.emit_durable(&body).await?;
+                    bus.emit_durable(body(n)).await?;
                 }
                 Ok::<_, Failure>(())
             })

@@ -67,10 +67,16 @@ fn on_tokio<T: Send + 'static>(task: impl Future<Output = Result<T>> + Send + 's
     ended.unwrap_or_else(|e| Err(Failure::failed(format_args!("this is a bug: {e}"))))
 }
 
-/// Emits a fresh buffer, again until there is room. How often there was none.
-fn emit(bus: &Net, number: u64) -> Result<u64> {
+/// A fresh buffer that begins with a number.
+fn body(number: u64) -> Vec<u8> {
     let mut body = vec![0x5a; SIZE];
     body[..8].copy_from_slice(&number.to_le_bytes());
+    body
+}
+
+/// Emits a fresh buffer, again until there is room. How often there was none.
+fn emit(bus: &Net, number: u64) -> Result<u64> {
+    let body = body(number);
     let mut refused = 0;
     loop {
         match bus.emit_raw(&body) {

@@ -7,7 +7,7 @@ use net_sdk::net::{ReadOptions, Subscription};
 use net_sdk::{Net, SdkError};
 use serde_json::Value;
 
-use super::{SIZE, on_tokio, per_second, row};
+use super::{body, on_tokio, per_second, row};
 use crate::args::Where;
 use crate::bus::connect::{self, Wishes};
 use crate::config::Config;
@@ -74,12 +74,6 @@ async fn measure(bus: &Net, patience: Duration, events: u64) -> Result<Vec<(&'st
         ("sent_again", bus.bus().resent().into()),
         ("durable", bus.bus().adapter().map(|adapter| adapter.caps().durable).into()),
     ])
-}
-
-fn body(number: u64) -> Vec<u8> {
-    let mut body = vec![0x5a; SIZE];
-    body[..8].copy_from_slice(&number.to_le_bytes());
-    body
 }
 
 /// Again until there is room; an error if there is none for too long.
